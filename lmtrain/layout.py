@@ -1,0 +1,116 @@
+"""SequenceLayout: which documents a packed row holds, and which span of it is here."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SequenceLayout:
+    """The documents of a packed row, and the contiguous span of it that this rank holds.
+
+    ``bounds`` is strictly increasing: 0 = first document < … < total, the same on every rank and
+    known on the host. Derived tensors are built once, on ``device``, and cached.
+
+    Raises:
+        ValueError: ``bounds`` does not start at 0 or does not increase, or the span leaves the row.
+    """
+
+    bounds: tuple[int, ...]
+    start: int
+    stop: int
+    device: torch.device = field(default=torch.device("cpu"), compare=False)
+
+    def __post_init__(self) -> None:
+        if self.bounds[:1] != (0,) or any(b <= a for a, b in pairwise(self.bounds)):
+            raise ValueError(f"bounds must start at 0 and strictly increase, got {self.bounds[:8]}")
+        if not 0 <= self.start <= self.stop <= self.bounds[-1]:
+            raise ValueError(f"span [{self.start}, {self.stop}) leaves the row of {self.bounds[-1]}")
+
+    @classmethod
+    def whole(cls, bounds: Iterable[int]) -> Self:
+        """One process holds the whole row."""
+        bounds = tuple(bounds)
+        return cls(bounds, 0, bounds[-1])
+
+    @classmethod
+    def of_lengths(cls, lengths: Iterable[int]) -> Self:
+        """The whole row of documents of these lengths; empty documents are removed."""
+        return cls.whole(accumulate((n for n in lengths if n), initial=0))
+
+    def shard(self, rank: int, world: int) -> Self:
+        """The span of ``rank`` when this span is cut into ``world`` equal ones."""
+        length, rest = divmod(len(self), world)
+        if rest:
+            raise ValueError(f"a span of {len(self)} tokens does not divide by {world} ranks")
+        start = self.start + rank * length
+        return replace(self, start=start, stop=start + length)
+
+    def gathered(self) -> Self:
+        """The whole row."""
+        return replace(self, start=0, stop=self.bounds[-1])
+
+    def widened(self, left: int) -> Self:
+        """The span with up to ``left`` more tokens before it."""
+        return replace(self, start=max(0, self.start - left))
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same layout with its tensors on ``device``."""
+        return replace(self, device=torch.device(device))
+
+    def __len__(self) -> int:
+        """Tokens in the span."""
+        return self.stop - self.start
+
+    def lookback(self, window: int) -> int:
+        """How many tokens before the span a window of ``window`` tokens can see from it."""
+        opened = self.bounds[bisect_right(self.bounds, self.start) - 1]
+        return min(window - 1, self.start - opened)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the documents, or parts of documents, inside the span."""
+        inside = [b for b in self.bounds if self.start < b < self.stop]
+        return tuple(b - a for a, b in pairwise([self.start, *inside, self.stop]) if b > a)
+
+    @cached_property
+    def uniform(self) -> tuple[int, int] | None:
+        """``(documents, length)`` when the span is documents, or parts, of one length; else None."""
+        lengths = self.lengths
+        return (len(lengths), lengths[0]) if lengths and len(set(lengths)) == 1 else None
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """``[documents + 1]`` int32: where the documents of the span start, and its length."""
+        return self._tensor([0, *accumulate(self.lengths)], torch.int32)
+
+    @cached_property
+    def document(self) -> Tensor:
+        """``[t]`` int64: index in the row of each token's document."""
+        tokens = torch.arange(self.start, self.stop, device=self.device)
+        return torch.bucketize(tokens, self._tensor(self.bounds[1:]), right=True)
+
+    @cached_property
+    def position(self) -> Tensor:
+        """``[t]`` int64: offset of each token in its document."""
+        tokens = torch.arange(self.start, self.stop, device=self.device)
+        return tokens - self._tensor(self.bounds)[self.document]
+
+    @cached_property
+    def opens(self) -> Tensor:
+        """``[t]`` bool: True where a document starts."""
+        return self.position == 0
+
+    def _tensor(self, values: Iterable[int], dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.tensor(list(values), dtype=dtype, device=self.device)
