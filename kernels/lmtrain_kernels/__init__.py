@@ -1,0 +1,1 @@
+"""Accelerator kernels of lmtrain. There are none yet: every operation runs on torch."""
