@@ -1,0 +1,271 @@
+"""The configuration of the data: where tokens come from, how they are cut, in which order."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import StrEnum
+from math import prod
+
+
+class CurriculumName(StrEnum):
+    """How often each bucket is drawn; see ``lmtrain.data.curriculum``."""
+
+    natural = "natural"
+    uniform = "uniform"
+    grow_linear = "grow_linear"
+    grow_p2 = "grow_p2"
+    grow_p100 = "grow_p100"
+    shrink_linear = "shrink_linear"
+    shrink_p2 = "shrink_p2"
+    shrink_p100 = "shrink_p100"
+    odds = "odds"
+    fixed = "fixed"
+
+
+class Randomness(StrEnum):
+    """Whether the batches of a cycle arrive at random or at regular times."""
+
+    poisson = "poisson"
+    deterministic = "deterministic"
+
+
+class LongDocuments(StrEnum):
+    """What happens to documents longer than ``max_length``."""
+
+    greedy = "greedy"
+
+
+class Remainder(StrEnum):
+    """What happens to the rest of a document that is shorter than ``min_length``."""
+
+    drop = "drop"
+    keep = "keep"
+
+
+class TextSplit(StrEnum):
+    """How a text file becomes documents."""
+
+    file = "file"
+    line = "line"
+    paragraph = "paragraph"
+
+
+class InputFormat(StrEnum):
+    """What the input files hold; ``auto`` goes by their suffix."""
+
+    auto = "auto"
+    jsonl = "jsonl"
+    parquet = "parquet"
+    txt = "txt"
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where the tokens come from."""
+
+    source: str = "stdlib"
+    """``stdlib``: the source code of Python's own standard library, made at first use; or the
+    folder of a token store written by ``lmtrain prepare``."""
+    vocab_size: int = 4096
+    """Tokens of the tokenizer trained for ``stdlib``; a store brings its own tokenizer."""
+    val_fraction: float = 0.05
+    """Share of the documents, chosen by their hash, that validate and are never trained on."""
+    max_documents: int | None = None
+    """Use only the first documents of the store."""
+    max_tokens: int | None = None
+    """Use only the first documents of the store that hold this many tokens together."""
+    cache: str | None = None
+    """Folder of what is made at first use; null is $LMTRAIN_CACHE, else ~/.cache/lmtrain."""
+    skip_steps: list[list[int]] = dataclasses.field(default_factory=list[list[int]])
+    """Ranges [from, to) of the plan's steps that are left out (bad data, loss spikes)."""
+    prefetch: int = 4
+    """Steps read ahead in the background; 0 reads when asked."""
+    threads: int = 1
+    """Threads that read ahead."""
+
+    def check(self) -> list[str]:
+        """Every problem that can be seen without data, a sentence each."""
+        problems = [
+            _at_least("data.vocab_size", self.vocab_size, 257),
+            _at_least("data.max_documents", self.max_documents, 1),
+            _at_least("data.max_tokens", self.max_tokens, 1),
+            _at_least("data.prefetch", self.prefetch, 0),
+            _at_least("data.threads", self.threads, 1),
+        ]
+        if not self.source:
+            problems.append(
+                "data.source is empty: give the folder of a token store, data.source=PATH "
+                "(lmtrain prepare writes one), or choose data=stdlib"
+            )
+        if not 0 <= self.val_fraction < 1:
+            problems.append(
+                f"data.val_fraction={self.val_fraction} is not a share: use 0 to below 1, like 0.05"
+            )
+        if not self._skips_in_order():
+            problems.append(
+                f"data.skip_steps={self.skip_steps} is not a list of ranges in order: "
+                "use [[from, to], ...] with from < to, none overlapping"
+            )
+        return [problem for problem in problems if problem]
+
+    def _skips_in_order(self) -> bool:
+        borders = [border for skip in self.skip_steps for border in skip]
+        pairs = all(len(skip) == 2 and 0 <= skip[0] < skip[1] for skip in self.skip_steps)  # noqa: PLR2004
+        return pairs and borders == sorted(borders)
+
+
+@dataclass(kw_only=True)
+class CurriculumConfig:
+    """How documents are cut into pieces, and in which order their lengths are seen."""
+
+    name: CurriculumName = CurriculumName.grow_p2
+    """natural: random order; uniform, grow_*, shrink_*: odds of the buckets; odds: any odds;
+    fixed: one length."""
+    min_length: int = 64
+    """Length of the shortest bucket, a power of two."""
+    max_length: int = 1024
+    """Length of the longest bucket, a power of two."""
+    cycles: int = 8
+    """Cycles in one pass over the data."""
+    cycle_steps: int | None = None
+    """Steps in a cycle; null is the steps of one pass divided by ``cycles``. Set it so that a run
+    shorter than a pass sees whole cycles."""
+    randomness: Randomness = Randomness.poisson
+    """poisson: draw buckets by their odds; deterministic: the same shares at regular times."""
+    odds: list[float] | None = None
+    """With name=odds: one positive number per bucket, shortest first."""
+    length: int | None = None
+    """With name=fixed: the one length; null is ``max_length``."""
+    long_docs: LongDocuments = LongDocuments.greedy
+    """greedy: documents above ``max_length`` become as many longest pieces as they hold."""
+    remainder: Remainder = Remainder.drop
+    """drop: the rest below ``min_length`` is not used; keep: it is cut on, down to ``floor``."""
+    floor: int = 16
+    """With remainder=keep: length of the shortest piece, a power of two."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths of all buckets, shortest first."""
+        first = self.floor if self.remainder == Remainder.keep else self.min_length
+        return [1 << i for i in range(first.bit_length() - 1, self.max_length.bit_length())]
+
+    def check(self) -> list[str]:
+        """Every problem that can be seen without data, a sentence each."""
+        problems = [
+            _power_of_two("curriculum.min_length", self.min_length),
+            _power_of_two("curriculum.max_length", self.max_length),
+            _power_of_two("curriculum.floor", self.floor),
+            _power_of_two("curriculum.length", self.length),
+            _at_least("curriculum.cycles", self.cycles, 1),
+            _at_least("curriculum.cycle_steps", self.cycle_steps, 1),
+            *self._check_order(),
+        ]
+        if not any(problems):
+            problems += self._check_odds()
+        return [problem for problem in problems if problem]
+
+    def _check_order(self) -> list[str]:
+        problems: list[str] = []
+        if self.min_length > self.max_length:
+            problems.append(
+                f"curriculum.min_length={self.min_length} is above curriculum.max_length="
+                f"{self.max_length}: lower the first or raise the second"
+            )
+        if self.remainder == Remainder.keep and self.floor > self.min_length:
+            problems.append(
+                f"curriculum.floor={self.floor} is above curriculum.min_length={self.min_length}: "
+                "lower it, or use curriculum.remainder=drop"
+            )
+        if self.length is not None and self.length > self.max_length:
+            problems.append(
+                f"curriculum.length={self.length} is above curriculum.max_length="
+                f"{self.max_length}: lower the first or raise the second"
+            )
+        return problems
+
+    def _check_odds(self) -> list[str]:
+        if self.name != CurriculumName.odds:
+            return []
+        wanted = len(self.lengths)
+        if self.odds is None or len(self.odds) != wanted or min(self.odds) <= 0:
+            return [
+                f"curriculum.odds={self.odds} does not fit: give {wanted} positive numbers, one "
+                f"for each length of {self.lengths}"
+            ]
+        return []
+
+
+@dataclass(kw_only=True)
+class PrepareConfig:
+    """How ``lmtrain prepare`` turns texts into a token store."""
+
+    input: str = ""
+    """A file, a folder, or a pattern like ``corpus/*.jsonl.gz``."""
+    out: str = ""
+    """Folder of the new store; it must not exist."""
+    format: InputFormat = InputFormat.auto
+    """auto goes by the suffix; jsonl also reads ``.gz``; txt reads text files of any suffix."""
+    tokenizer: str = "bpe:16384"
+    """``bpe:N`` trains a byte-level BPE of N tokens on the input; ``bytes`` is one token a byte;
+    anything else is the path of a ``tokenizer.json``."""
+    end_of_text: str | None = None
+    """Special token that ends a document; null finds it among the usual names."""
+    field: str = "text"
+    """Key (jsonl) or column (parquet) that holds the text."""
+    split: TextSplit = TextSplit.file
+    """Text files: one document per file, per line, or per paragraph (ended by an empty line)."""
+    max_errors: int = 100
+    """Malformed lines or files that are skipped and reported before it stops."""
+    max_documents: int | None = None
+    """Stop after so many documents."""
+
+    def check(self) -> list[str]:
+        """Every problem that can be seen without data, a sentence each."""
+        problems = [
+            _at_least("max_errors", self.max_errors, 0),
+            _at_least("max_documents", self.max_documents, 1),
+        ]
+        if not self.input:
+            problems.append("input is empty: give a file, a folder or a pattern, input=PATH")
+        if not self.out:
+            problems.append("out is empty: give the folder of the new store, out=PATH")
+        kind, _, size = self.tokenizer.partition(":")
+        if kind == "bpe" and not (size.isdecimal() and int(size) > 256):  # noqa: PLR2004
+            problems.append(
+                f"tokenizer={self.tokenizer} has no size: use bpe:N with N of 257 or more"
+            )
+        return [problem for problem in problems if problem]
+
+
+def check_tokens_per_step(
+    tokens_per_step: int, *, max_length: int, accumulate: int = 1, world: int = 1
+) -> list[str]:
+    """The problem, if any, with the tokens of a step: every row is whole pieces of any bucket."""
+    factors = {
+        "train.accumulate": accumulate,
+        "processes": world,
+        "curriculum.max_length": max_length,
+    }
+    unit = prod(factors.values())
+    if tokens_per_step > 0 and tokens_per_step % unit == 0:
+        return []
+    below = tokens_per_step // unit * unit
+    near = " or ".join(str(value) for value in (below, below + unit) if value > 0)
+    product = " x ".join(f"{name}={value}" for name, value in factors.items())
+    return [f"train.tokens_per_step={tokens_per_step} does not divide by {product}: use {near}"]
+
+
+def _at_least(key: str, value: int | None, least: int) -> str:
+    return (
+        ""
+        if value is None or value >= least
+        else f"{key}={value} is too small: use {least} or more"
+    )
+
+
+def _power_of_two(key: str, value: int | None) -> str:
+    if value is None or (value > 0 and value & (value - 1) == 0):
+        return ""
+    near = 1 << max(value, 1).bit_length()
+    return f"{key}={value} is not a power of two: use {near // 2} or {near}"
