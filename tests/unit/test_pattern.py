@@ -1,0 +1,129 @@
+"""Pattern words."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmtrain.models.pattern import LETTERS, BlockSpec, Place, parse, ratio
+
+
+def written(word: str, n_layers: int) -> str:
+    return "".join(map(str, parse(word, n_layers)))
+
+
+@pytest.mark.parametrize(
+    ("word", "n_layers", "expected"),
+    [
+        ("GGGA", 8, "GGGAGGGA"),
+        ("GGGA", 6, "GGGAGG"),
+        ("A", 3, "AAA"),
+        ("m-A", 3, "m-A"),
+        ("(GGGA)2W", 9, "GGGAGGGAW"),
+        ("((GA)2M)2", 10, "GAGAMGAGAM"),
+        ("[AM]G", 4, "[AM]G[AM]G"),
+        ("[am]-", 2, "[am]-"),
+        ("([AM]-)12", 24, "[AM]-" * 12),
+    ],
+)
+def test_a_word_is_expanded_and_tiled(word: str, n_layers: int, expected: str) -> None:
+    assert written(word, n_layers) == expected
+
+
+def test_capital_small_dash_and_brackets_make_the_blocks_they_say() -> None:
+    assert parse("Gw-[AM]", 4) == (
+        BlockSpec(mixers=("G",), mlp=True),
+        BlockSpec(mixers=("W",), mlp=False),
+        BlockSpec(mixers=(), mlp=True),
+        BlockSpec(mixers=("A", "M"), mlp=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "column", "why"),
+    [
+        ("GGXA", 2, "'X' is no mixer"),
+        ("GG A", 2, "' ' is no mixer"),
+        ("G3A", 1, "'3' is no mixer"),
+        ("G]A", 1, "']' is no mixer"),
+        ("\u017f", 0, "is no mixer"),
+        ("", 0, "empty"),
+        ("GA)2", 2, "nothing is open"),
+        ("G(GA", 1, "never closed"),
+        ("((GA)2", 0, "never closed"),
+        ("G[AM", 1, "never closed"),
+        ("[A(M)2]", 0, "never closed"),
+        ("(GA)", 3, "needs a count"),
+        ("(GA)0", 4, "at least 1"),
+        ("G()3", 2, "nothing to repeat"),
+        ("G[A]", 1, "two mixers"),
+        ("G[]", 1, "two mixers"),
+        ("[Am]", 2, "share one MLP"),
+        ("[A-]", 2, "'-' is no mixer"),
+        ("GGGGGGGGA", 8, "longer than model.n_layers=8"),
+        ("GGG(GA)3", 6, "longer than model.n_layers=8"),
+        ("(((GA)99)99)999999999999999999999", 5, "longer than model.n_layers=8"),
+        ("(" * 5000 + "G" + ")1" * 4999, 0, "never closed"),
+    ],
+)
+def test_an_error_points_at_its_place(word: str, column: int, why: str) -> None:
+    with pytest.raises(ValueError, match="model.pattern") as error:
+        parse(word, 8)
+    message, shown, caret = str(error.value).split("\n")
+    assert why in message
+    assert shown == f"  {word}"
+    assert caret == " " * (column + 2) + "^"
+
+
+def test_a_stack_has_at_least_one_layer() -> None:
+    with pytest.raises(ValueError, match="model.n_layers must be at least 1"):
+        parse("A", 0)
+
+
+blocks = st.builds(
+    BlockSpec,
+    mixers=st.lists(st.sampled_from(sorted(LETTERS)), min_size=1, max_size=3).map(tuple),
+    mlp=st.booleans(),
+) | st.just(BlockSpec(mixers=(), mlp=True))
+
+
+@given(st.lists(blocks, min_size=1, max_size=9), st.integers(1, 3), st.integers(0, 5))
+def test_what_is_written_is_read_back(stack: list[BlockSpec], times: int, cut: int) -> None:
+    word = "".join(map(str, stack))
+    tile = tuple(stack) * times
+    assert parse(f"({word}){times}", len(tile)) == tile
+    assert parse(word, len(stack) + cut) == (tuple(stack) * 6)[: len(stack) + cut]
+
+
+@pytest.mark.parametrize(
+    ("parts", "place", "word"),
+    [
+        ("3:1", Place.last, "GGGA"),
+        ("3:1", "first", "AGGG"),
+        ("3:1", Place.middle, "GGAG"),
+        ("6:2", Place.last, "GGGA"),
+        ("5:2", Place.last, "GGGAGGA"),
+        ("1:3", Place.last, "GAAA"),
+        ("1:0", Place.last, "G"),
+        ("0:2", Place.last, "A"),
+    ],
+)
+def test_a_ratio_is_a_word(parts: str, place: Place | str, word: str) -> None:
+    assert ratio(linear="G", full="A", parts=parts, place=place) == word
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.sampled_from(Place))
+def test_a_ratio_holds_exactly(linears: int, fulls: int, place: Place) -> None:
+    if linears + fulls == 0:
+        return
+    word = ratio(linear="M", full="W", parts=f"{linears}:{fulls}", place=place)
+    assert Fraction(word.count("M"), len(word)) == Fraction(linears, linears + fulls)
+
+
+@pytest.mark.parametrize("parts", ["3", "3:1:1", "a:b", "-1:2", "0:0", ""])
+def test_a_ratio_that_is_none_is_refused(parts: str) -> None:
+    with pytest.raises(ValueError, match="two whole numbers"):
+        ratio(linear="G", full="A", parts=parts)
