@@ -6,14 +6,17 @@ from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class SequenceLayout:
     start: int
     stop: int
     device: torch.device = field(default=torch.device("cpu"), compare=False)
+    _derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.bounds[:1] != (0,) or any(b <= a for a, b in pairwise(self.bounds)):
@@ -77,6 +81,18 @@ class SequenceLayout:
         """How many tokens before the span a window of ``window`` tokens can see from it."""
         opened = self.bounds[bisect_right(self.bounds, self.start) - 1]
         return min(window - 1, self.start - opened)
+
+    @property
+    def continues(self) -> bool:
+        """Whether the first document of the span began before it."""
+        return self.bounds[bisect_right(self.bounds, self.start) - 1] != self.start
+
+    def derive(self, build: Callable[..., T], *args: Any) -> T:
+        """``build(self, *args)``, built once for this layout: index maps and masks of a kernel."""
+        key = (build, *args)
+        if key not in self._derived:
+            self._derived[key] = build(self, *args)
+        return self._derived[key]
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:

@@ -6,8 +6,12 @@ fails) and choices are ``StrEnum`` (``Literal`` is not supported). Treat instanc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
+from typing import Any
+
+from lmtrain.models.pattern import parse
 
 
 class MlpKind(StrEnum):
@@ -36,6 +40,21 @@ class AttentionConfig:
     output_gate: bool = False
     """Multiply the heads by a sigmoid gate of the input."""
 
+    def width(self, d_model: int) -> int:
+        """Width of a head."""
+        return d_model // self.heads if self.head_dim is None else self.head_dim
+
+    def problems(self, d_model: int) -> Iterator[tuple[str, str]]:
+        """What is wrong with it: pairs of field and remedy."""
+        if self.head_dim is None and d_model % self.heads:
+            remedy = f"choose a divisor of {d_model} or set head_dim"
+            yield "heads", f"{self.heads} does not divide model.d_model={d_model}: {remedy}"
+        if self.heads % self.kv_heads:
+            remedy = f"choose a divisor of {self.heads}"
+            yield "kv_heads", f"{self.kv_heads} does not divide heads={self.heads}: {remedy}"
+        if self.rope and self.width(d_model) % 2:
+            yield "head_dim", f"{self.width(d_model)} is odd: rotary positions need pairs"
+
 
 @dataclass(kw_only=True)
 class SlidingWindowConfig(AttentionConfig):
@@ -43,6 +62,12 @@ class SlidingWindowConfig(AttentionConfig):
 
     window: int = 256
     """A token sees itself and the window - 1 tokens before it."""
+
+    def problems(self, d_model: int) -> Iterator[tuple[str, str]]:
+        """What is wrong with it: pairs of field and remedy."""
+        yield from super().problems(d_model)
+        if self.window < 1:
+            yield "window", f"{self.window} sees nothing: choose 1 (the token itself) or more"
 
 
 @dataclass(kw_only=True)
@@ -66,6 +91,20 @@ class Mamba2Config:
     dt_max: float = 0.1
     """Largest step size drawn at initialisation."""
 
+    def heads(self, d_model: int) -> int:
+        """Heads: one state each."""
+        return self.expand * d_model // self.head_dim
+
+    def problems(self, d_model: int) -> Iterator[tuple[str, str]]:
+        """What is wrong with it: pairs of field and remedy."""
+        inner = self.expand * d_model
+        if inner % self.head_dim:
+            yield "head_dim", f"{self.head_dim} does not divide expand * d_model = {inner}"
+        elif self.heads(d_model) % self.groups:
+            heads = self.heads(d_model)
+            yield "groups", f"{self.groups} does not divide the {heads} heads: choose a divisor"
+        yield from _step_size_problems(self)
+
 
 @dataclass(kw_only=True)
 class GatedDeltaNetConfig:
@@ -88,6 +127,22 @@ class GatedDeltaNetConfig:
     dt_max: float = 0.1
     """Largest step size drawn at initialisation."""
 
+    def problems(self, d_model: int) -> Iterator[tuple[str, str]]:
+        """What is wrong with it: pairs of field and remedy."""
+        del d_model  # heads have widths of their own
+        if self.value_heads % self.key_heads:
+            remedy = f"choose a divisor of value_heads={self.value_heads}"
+            yield "key_heads", f"{self.key_heads} does not divide the value heads: {remedy}"
+        if not 0 < self.beta_scale <= 2:  # noqa: PLR2004
+            remedy = "choose 1, or 2 for negative eigenvalues"
+            yield "beta_scale", f"{self.beta_scale} lets the state grow without bound: {remedy}"
+        yield from _step_size_problems(self)
+
+
+def _step_size_problems(config: Mamba2Config | GatedDeltaNetConfig) -> Iterator[tuple[str, str]]:
+    if not 0 < config.dt_min <= config.dt_max:
+        yield "dt_min", f"{config.dt_min} must be above 0 and not above dt_max={config.dt_max}"
+
 
 @dataclass(kw_only=True)
 class MlpConfig:
@@ -96,6 +151,13 @@ class MlpConfig:
     kind: MlpKind = MlpKind.swiglu
     hidden: int | None = None
     """Inner width; null is 8/3 d_model (swiglu) or 4 d_model (relu2), rounded up to 64."""
+
+    def width(self, d_model: int) -> int:
+        """Inner width."""
+        if self.hidden is not None:
+            return self.hidden
+        thirds = 8 if self.kind is MlpKind.swiglu else 12
+        return -(-thirds * d_model // (3 * 64)) * 64
 
 
 @dataclass(kw_only=True)
@@ -126,10 +188,43 @@ class ModelConfig:
     """Use the embedding as output projection."""
     init_std: float = 0.02
     """Standard deviation of the embedding and of every projection into a block; projections back
-    to the residual stream are divided by sqrt(2 n_layers)."""
+    to the residual stream are divided by the square root of their number."""
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     sliding_window: SlidingWindowConfig = field(default_factory=SlidingWindowConfig)
     mamba2: Mamba2Config = field(default_factory=Mamba2Config)
     gated_deltanet: GatedDeltaNetConfig = field(default_factory=GatedDeltaNetConfig)
     mlp: MlpConfig = field(default_factory=MlpConfig)
     norm: NormConfig = field(default_factory=NormConfig)
+
+    def check(self) -> list[str]:
+        """Every problem, each naming key, value and remedy; empty when there is none."""
+        problems = [
+            f"model.{part}.{field} = {problem}."
+            for part, value in ((f.name, getattr(self, f.name)) for f in fields(self))
+            if is_dataclass(value)
+            for field, problem in _problems(value, self.d_model)
+        ]
+        for name in ("d_model", "n_layers", "vocab_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                problems.append(f"model.{name} = {value} must be at least 1.")
+        try:
+            parse(self.pattern, max(1, self.n_layers))
+        except ValueError as error:
+            problems.append(str(error))
+        return problems
+
+
+_SIZES = (
+    "heads kv_heads head_dim expand state_dim groups conv_width key_heads value_heads key_dim "
+    "value_dim hidden"
+).split()
+
+
+def _problems(part: Any, d_model: int) -> list[tuple[str, str]]:
+    """Sizes below one first: what divides by them is asked only when they are sound."""
+    sizes = ((name, getattr(part, name, None)) for name in _SIZES)
+    small = [(n, f"{v} must be at least 1") for n, v in sizes if isinstance(v, int) and v < 1]
+    if small or not hasattr(part, "problems"):
+        return small
+    return list(part.problems(d_model))

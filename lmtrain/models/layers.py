@@ -1,0 +1,67 @@
+"""The parts that do not move information between tokens: projections, norms, the MLP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lmtrain.models.config import MlpKind
+from lmtrain.ops.activation import relu2, swiglu
+from lmtrain.ops.norm import rms_norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain.models.config import MlpConfig, NormConfig
+
+
+class Linear(nn.Module):
+    """``x @ weight.T`` without bias, computed in the dtype of ``x``.
+
+    The weight stays in its own precision; mixed precision is this cast and nothing else.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., inputs] -> [..., outputs]``."""
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm with a learned scale, ``weight`` or ``1 + weight``."""
+
+    def __init__(self, width: int, *, eps: float, zero_centered: bool = False) -> None:
+        super().__init__()
+        self.eps, self.zero_centered = eps, zero_centered
+        self.weight = nn.Parameter(torch.empty(width))
+
+    @classmethod
+    def of(cls, width: int, config: NormConfig) -> RMSNorm:
+        """The norm that a model config asks for."""
+        return cls(width, eps=config.eps, zero_centered=config.zero_centered)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., width]`` in and out."""
+        return rms_norm(x, 1 + self.weight if self.zero_centered else self.weight, self.eps)
+
+
+class Mlp(nn.Module):
+    """The feed-forward half of a block."""
+
+    def __init__(self, config: MlpConfig, d_model: int) -> None:
+        super().__init__()
+        hidden = config.width(d_model)
+        gated = config.kind is MlpKind.swiglu
+        self.activation = swiglu if gated else relu2
+        self.in_proj = Linear(d_model, 2 * hidden if gated else hidden)
+        self.out_proj = Linear(hidden, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[t, d]`` in and out."""
+        return self.out_proj(self.activation(self.in_proj(x)))

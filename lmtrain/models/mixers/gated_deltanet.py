@@ -1,0 +1,84 @@
+"""Gated DeltaNet (``G``): a memory that decays, and is corrected by the delta rule.
+
+Yang et al. 2025, arXiv 2412.06464; ``beta_scale = 2`` allows negative eigenvalues (Grazzi et al.
+2025, arXiv 2411.12537).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lmtrain.models.layers import Linear, RMSNorm
+from lmtrain.models.mixers.base import RecurrentState, advance, convolve_next, scan
+from lmtrain.ops.conv import short_conv
+from lmtrain.ops.gated_delta import GatedDelta
+from lmtrain.ops.norm import l2_norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain.layout import SequenceLayout
+    from lmtrain.models.config import GatedDeltaNetConfig, NormConfig
+    from lmtrain.models.mixers.base import Convolve, Kernel
+
+
+class GatedDeltaNet(nn.Module):
+    """``q, k, v`` through one short convolution; decay and beta a value head; gated output norm."""
+
+    def __init__(self, config: GatedDeltaNetConfig, d_model: int, norm: NormConfig) -> None:
+        super().__init__()
+        self.config = config
+        keys, values = config.key_heads * config.key_dim, config.value_heads * config.value_dim
+        self.channels = [keys, keys, values]
+        self.in_proj = Linear(d_model, sum(self.channels) + values + 2 * config.value_heads)
+        self.conv_weight = nn.Parameter(torch.empty(config.conv_width, sum(self.channels)))
+        self.dt_bias = nn.Parameter(torch.empty(config.value_heads))
+        self.A_log = nn.Parameter(torch.empty(config.value_heads))
+        self.norm = RMSNorm(config.value_dim, eps=norm.eps)
+        self.out_proj = Linear(values, d_model)
+        self.rule = GatedDelta()
+        self.convolve: Convolve = short_conv
+        self.kernel: Kernel = partial(scan, self.rule)
+
+    def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
+        """``[t, d]`` in and out."""
+        qkv, gate, beta, dt = self._project(x)
+        qkv = self.convolve(qkv, self.conv_weight, None, layout=layout)
+        return self._finish(self.kernel(*self._inputs(qkv, beta, dt), layout=layout), gate)
+
+    def initial_state(self) -> RecurrentState:
+        """No tokens yet."""
+        return RecurrentState()
+
+    def extend(
+        self, x: Tensor, layout: SequenceLayout, state: RecurrentState
+    ) -> tuple[Tensor, RecurrentState]:
+        """The next tokens of one document."""
+        qkv, gate, beta, dt = self._project(x)
+        qkv, tail = convolve_next(short_conv, qkv, self.conv_weight, None, layout, state.tail)
+        inputs = self._inputs(qkv, beta, dt)
+        out, matrix = advance(self.rule, *inputs, layout=layout, state=state.matrix)
+        return self._finish(out, gate), RecurrentState(tail, matrix)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        heads = self.config.value_heads
+        return self.in_proj(x).split([sum(self.channels), self.channels[2], heads, heads], -1)
+
+    def _inputs(self, qkv: Tensor, beta: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
+        """``q, k [t, g, k], v [t, h, v]``, log decay and beta ``[t, h]``."""
+        c = self.config
+        q, k, v = qkv.split(self.channels, -1)
+        q, k = (l2_norm(y.unflatten(-1, (c.key_heads, -1))) for y in (q, k))
+        beta = c.beta_scale * beta.to(self.dt_bias.dtype).sigmoid()
+        decay = -self.A_log.exp() * F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
+        return q * c.key_dim**-0.5, k, v.unflatten(-1, (c.value_heads, -1)), decay, beta
+
+    def _finish(self, heads: Tensor, gate: Tensor) -> Tensor:
+        """Norm each head, then gate (the norm comes before the gate)."""
+        out = self.norm(heads) * F.silu(gate.unflatten(-1, (self.config.value_heads, -1)))
+        return self.out_proj(out.flatten(-2))

@@ -1,0 +1,89 @@
+"""Mamba-2 (``M``): a gated state space with one scalar decay a head.
+
+Dao and Gu 2024, arXiv 2405.21060, section 7.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lmtrain.models.layers import Linear
+from lmtrain.models.mixers.base import RecurrentState, advance, convolve_next, scan
+from lmtrain.ops.conv import short_conv
+from lmtrain.ops.norm import rms_norm
+from lmtrain.ops.ssd import ScalarDecay
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain.layout import SequenceLayout
+    from lmtrain.models.config import Mamba2Config, NormConfig
+    from lmtrain.models.mixers.base import Convolve, Kernel
+
+
+class Mamba2(nn.Module):
+    """``z, x, B, C, dt`` from one projection; ``S = e^(dt A) S + dt x B^T``; ``y = S C + D x``."""
+
+    def __init__(self, config: Mamba2Config, d_model: int, norm: NormConfig) -> None:
+        super().__init__()
+        self.config, self.eps = config, norm.eps
+        self.heads, self.inner = config.heads(d_model), config.expand * d_model
+        shared = config.groups * config.state_dim
+        self.channels = [self.inner, shared, shared]
+        self.in_proj = Linear(d_model, self.inner + sum(self.channels) + self.heads)
+        self.conv_weight = nn.Parameter(torch.empty(config.conv_width, sum(self.channels)))
+        self.conv_bias = nn.Parameter(torch.empty(sum(self.channels))) if config.conv_bias else None
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.D = nn.Parameter(torch.empty(self.heads))
+        self.norm_weight = nn.Parameter(torch.empty(self.inner))
+        self.out_proj = Linear(self.inner, d_model)
+        self.rule = ScalarDecay()
+        self.convolve: Convolve = short_conv
+        self.kernel: Kernel = partial(scan, self.rule)
+
+    def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
+        """``[t, d]`` in and out."""
+        gate, xBC, dt = self._project(x)
+        xBC = self.convolve(xBC, self.conv_weight, self.conv_bias, layout=layout)
+        u, inputs = self._inputs(xBC, dt)
+        return self._finish(self.kernel(*inputs, layout=layout), u, gate)
+
+    def initial_state(self) -> RecurrentState:
+        """No tokens yet."""
+        return RecurrentState()
+
+    def extend(
+        self, x: Tensor, layout: SequenceLayout, state: RecurrentState
+    ) -> tuple[Tensor, RecurrentState]:
+        """The next tokens of one document."""
+        gate, xBC, dt = self._project(x)
+        xBC, tail = convolve_next(
+            short_conv, xBC, self.conv_weight, self.conv_bias, layout, state.tail
+        )
+        u, inputs = self._inputs(xBC, dt)
+        out, matrix = advance(self.rule, *inputs, layout=layout, state=state.matrix)
+        return self._finish(out, u, gate), RecurrentState(tail, matrix)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.in_proj(x).split([self.inner, sum(self.channels), self.heads], -1)
+
+    def _inputs(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The heads ``u [t, h, p]``, and ``C, B, dt u, dt A`` for the recurrence."""
+        u, B, C = xBC.split(self.channels, -1)
+        u = u.unflatten(-1, (self.heads, -1))
+        B, C = (y.unflatten(-1, (self.config.groups, -1)) for y in (B, C))
+        dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
+        return u, (C, B, (u * dt[..., None]).to(u.dtype), -self.A_log.exp() * dt)
+
+    def _finish(self, y: Tensor, u: Tensor, gate: Tensor) -> Tensor:
+        """Skip, gate, then norm over each group (the gate comes before the norm)."""
+        y = torch.addcmul(y, u, self.D[:, None].to(u.dtype)).flatten(-2)
+        y = (y * F.silu(gate)).unflatten(-1, (self.config.groups, -1))
+        y = rms_norm(y, None, self.eps).flatten(-2)
+        return self.out_proj(y * self.norm_weight.to(y.dtype))

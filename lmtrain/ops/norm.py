@@ -1,0 +1,24 @@
+"""RMSNorm, plain and with the gates of Mamba-2 and Gated DeltaNet; computed in at least fp32."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """``x / sqrt(mean(x²) + eps) * weight`` over the last dimension; ``[..., d]`` in and out."""
+    precise = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = None if weight is None else weight.to(precise.dtype)
+    return F.rms_norm(precise, x.shape[-1:], scale, eps).to(x.dtype)
+
+
+def l2_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """``x / sqrt(sum(x²) + eps)`` over the last dimension, the key norm of Gated DeltaNet."""
+    precise = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.rms_norm(precise, x.shape[-1:], None, eps / x.shape[-1]) * x.shape[-1] ** -0.5

@@ -1,0 +1,181 @@
+"""What every linear recurrence shares: the affine law of its state, and the grid of chunks.
+
+A linear mixer is an affine map on its state, ``S -> transition · S + state``, whatever span of
+tokens it is taken over. A document boundary is a zero transition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain.layout import SequenceLayout
+
+
+class AffineState(NamedTuple):
+    """What a span does to the state that enters it: ``S -> transition · S + state``.
+
+    ``transition`` is ``[h]`` (scalar decay) or ``[h, k, k]`` (delta rule), zero where a document
+    opens inside the span; ``state`` is ``[h, k, v]``. Both are at least fp32.
+    """
+
+    transition: Tensor
+    state: Tensor
+
+    def act(self, state: Tensor) -> Tensor:
+        """``[h, k, v]`` state after the span when ``state`` enters it."""
+        if self.transition.dim() == 1:
+            return self.transition[:, None, None] * state + self.state
+        return self.transition @ state + self.state
+
+    def then(self, later: AffineState) -> AffineState:
+        """This span followed by ``later`` as one span (associative)."""
+        if self.transition.dim() == 1:
+            return AffineState(later.transition * self.transition, later.act(self.state))
+        return AffineState(later.transition @ self.transition, later.act(self.state))
+
+
+class Recurrence(Protocol):
+    """A linear state update: all that a linear mixer has to say for itself.
+
+    ``inputs`` are token-first tensors ``[t, heads, …]``; states are ``[h, k, v]``, at least fp32.
+    """
+
+    def scan(
+        self, inputs: tuple[Tensor, ...], layout: SequenceLayout, initial: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs ``[t, h, v]`` and the state after the span; ``initial`` enters it."""
+        ...
+
+    def summarize(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> AffineState:
+        """What the span does to the state that enters it."""
+        ...
+
+    def step(self, inputs: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:
+        """One token, ``[h, …]`` inputs: its output ``[h, v]`` and the next state."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChunkMasks:
+    """Where documents lie in the chunks of one mixed row, as 0/1 factors in fp32.
+
+    ``visible [n, 1, 1, c, c]``: key and query share a document; ``inflow [n, 1, 1, c, 1]``: the
+    token still sees the state that entered its chunk; ``outflow [n, 1, 1, c, 1]``: the token
+    reaches the state that leaves it; ``carry [n, 1, 1, 1, 1]``: the entering state survives it.
+    """
+
+    visible: Tensor
+    inflow: Tensor
+    outflow: Tensor
+    carry: Tensor
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """A span as ``rows`` sequences of ``chunks`` chunks of ``size`` tokens.
+
+    Equal documents become one row each and need no mask; any other packing is one row, whose
+    documents are told apart by ``masks``. Rows are padded at their end with neutral tokens (all
+    inputs zero), which change neither state nor outputs.
+    """
+
+    rows: int
+    length: int
+    chunks: int
+    size: int
+    continues: bool
+    masks: ChunkMasks | None
+
+    @classmethod
+    def build(cls, layout: SequenceLayout, size: int) -> ChunkGrid:
+        """The grid of a layout for chunks of at most ``size`` tokens."""
+        rows, length = layout.uniform or (1, len(layout))
+        size = min(size, max(16, 1 << (length - 1).bit_length()))
+        chunks = -(-length // size)
+        grid = cls(rows, length, chunks, size, layout.continues, None)
+        if layout.uniform:
+            return grid
+        return cls(rows, length, chunks, size, layout.continues, _masks(layout, chunks, size))
+
+    def split(self, x: Tensor, groups: int) -> Tensor:
+        """``[t, h, d]`` to ``[chunks, rows * groups, h / groups, size, d]``, at least fp32."""
+        heads, width = x.shape[1:]
+        x = x.view(self.rows, self.length, heads, width)
+        x = F.pad(x, (0, 0, 0, 0, 0, self.chunks * self.size - self.length))
+        x = x.view(self.rows, self.chunks, self.size, groups, heads // groups, width)
+        x = x.permute(1, 0, 3, 4, 2, 5).flatten(1, 2)
+        return x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+
+    def join(self, x: Tensor) -> Tensor:
+        """The inverse of ``split``."""
+        x = x.unflatten(1, (self.rows, -1)).permute(1, 0, 4, 2, 3, 5)
+        x = x.reshape(self.rows, self.chunks * self.size, -1, x.shape[-1])
+        return x[:, : self.length].reshape(self.rows * self.length, -1, x.shape[-1])
+
+    def enter(self, initial: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """``[rows * groups, heads / groups, k, v]`` states before the first chunks.
+
+        ``initial`` ``[h, k, v]`` enters the first row, and only if its document began earlier.
+        """
+        groups, heads, *state = shape
+        entering = like.new_zeros(self.rows, groups, heads, *state)
+        if initial is not None and self.continues:
+            entering[0] = initial.view(groups, heads, *state)
+        return entering.flatten(0, 1)
+
+    def leave(self, states: Tensor, groups: int) -> Tensor:
+        """``[h, k, v]``: the state after the last row, out of those of all rows."""
+        return states[-groups:].flatten(0, 1)
+
+
+def _masks(layout: SequenceLayout, chunks: int, size: int) -> ChunkMasks:
+    """Masks of one mixed row; padding belongs to the last document, and is neutral."""
+    document = layout.document
+    padding = document[-1:].expand(chunks * size - len(document))
+    document = torch.cat([document, padding]).view(chunks, size)
+    first = document[:1, :1] if layout.continues else document[:1, :1] - 1
+    before = torch.cat([first, document[:-1, -1:]])
+    visible = (document[:, :, None] == document[:, None, :]).float().tril()
+    inflow = (document == before).float()[:, :, None]
+    outflow = (document == document[:, -1:]).float()[:, :, None]
+    carry = (document[:, -1:] == before).float()[:, :, None]
+    return ChunkMasks(*(m[:, None, None] for m in (visible, inflow, outflow, carry)))
+
+
+@dataclass(frozen=True)
+class Decays:
+    """Factors that the decay puts between the tokens and states of a chunk.
+
+    With ``G`` the inclusive cumulative log decay of a chunk ``[n, x, r, c, 1]``: ``between``
+    ``[n, x, r, c, c]`` is ``e^(G_i - G_j)`` for visible ``i >= j``, ``inflow`` ``e^(G_i)``,
+    ``outflow`` ``e^(G_c - G_i)``, ``carry`` ``[n, x, r, 1, 1]`` ``e^(G_c)``. Ratios are always
+    exponentials of differences, so nothing overflows.
+    """
+
+    between: Tensor
+    inflow: Tensor
+    outflow: Tensor
+    carry: Tensor
+
+    @classmethod
+    def of(cls, log_decay: Tensor, grid: ChunkGrid) -> Decays:
+        """The factors for log decays ``[n, x, r, c, 1]``."""
+        total = log_decay.cumsum(-2)
+        between = (total - total.mT).tril_().exp_()
+        inflow, outflow = total.exp(), (total[..., -1:, :] - total).exp()
+        carry = inflow[..., -1:, :]
+        if (m := grid.masks) is None:
+            return cls(between.tril_(), inflow, outflow, carry)
+        return cls(between * m.visible, inflow * m.inflow, outflow * m.outflow, carry * m.carry)
+
+
+def log_decay_grad(cumulative: Tensor) -> Tensor:
+    """Gradient of the log decays from that of their cumulative sums, along the chunk."""
+    return cumulative.flip(-2).cumsum(-2).flip(-2)
