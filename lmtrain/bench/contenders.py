@@ -1,0 +1,145 @@
+"""The models of one size that the step benchmark compares. Only this file knows transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from lmtrain.bench.config import BenchConfig, BenchDevice
+from lmtrain.layout import SequenceLayout
+from lmtrain.models.config import AttentionConfig, GatedDeltaNetConfig, MlpConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+WIDTH, LAYERS, VOCABULARY, HIDDEN = 256, 8, 4096, 704
+HEADS, KV_HEADS, HEAD_DIM = 4, 2, 64
+KEY_HEADS, VALUE_HEADS, TAPS = 2, 4, 4
+THETA = 100_000.0
+
+
+class Contender(NamedTuple):
+    """A model, and its mean loss of ``tokens [documents, length + 1]``."""
+
+    model: nn.Module
+    loss: Callable[[Tensor], Tensor]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that are trained."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def builders(bench: BenchConfig) -> dict[str, Callable[[], Contender]]:
+    """What builds each contender, by its name; ours is the first."""
+    on_gpu = bench.device is BenchDevice.cuda
+    return {
+        f"lmtrain {bench.pattern}": lambda: _lmtrain(bench.pattern, bf16=on_gpu),
+        "transformers Llama": lambda: _peer(_llama(), bf16=on_gpu),
+        "transformers Qwen3-Next": lambda: _peer(_qwen3_next(), bf16=on_gpu),
+    }
+
+
+def config(pattern: str) -> ModelConfig:
+    """Our model: the sizes of Qwen3-Next's mixers, and its gates."""
+    return ModelConfig(
+        d_model=WIDTH,
+        n_layers=LAYERS,
+        pattern=pattern,
+        vocab_size=VOCABULARY,
+        attention=AttentionConfig(
+            heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, rope_theta=THETA, output_gate=True
+        ),
+        gated_deltanet=GatedDeltaNetConfig(
+            key_heads=KEY_HEADS,
+            value_heads=VALUE_HEADS,
+            key_dim=HEAD_DIM,
+            value_dim=HEAD_DIM,
+            conv_width=TAPS,
+        ),
+        mlp=MlpConfig(hidden=HIDDEN),
+    )
+
+
+def _lmtrain(pattern: str, *, bf16: bool) -> Contender:
+    from lmtrain.models.decoder import Decoder
+    from lmtrain.models.init import initialize
+
+    model = Decoder(config(pattern))
+    initialize(model, 0)
+    if bf16:
+        model.compute_dtype = torch.bfloat16
+
+    def loss(tokens: Tensor) -> Tensor:
+        documents, length = tokens.shape[0], tokens.shape[1] - 1
+        layout = SequenceLayout.of_lengths([length] * documents).to(tokens.device)
+        inputs, targets = tokens[:, :-1].flatten(), tokens[:, 1:].flatten()
+        return model(inputs, layout, targets).total / targets.numel()
+
+    return Contender(model, loss)
+
+
+def _llama() -> PreTrainedModel:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**_shared(), intermediate_size=_llama_hidden()))
+
+
+def _qwen3_next() -> PreTrainedModel:
+    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+
+    return Qwen3NextForCausalLM(
+        Qwen3NextConfig(
+            **_shared(),
+            intermediate_size=HIDDEN,
+            num_experts=0,
+            linear_num_key_heads=KEY_HEADS,
+            linear_num_value_heads=VALUE_HEADS,
+            linear_key_head_dim=HEAD_DIM,
+            linear_value_head_dim=HEAD_DIM,
+            linear_conv_kernel_dim=TAPS,
+        )
+    )
+
+
+def _shared() -> dict[str, Any]:
+    """What every model of transformers is told, in its words."""
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_DIM,
+        "tie_word_embeddings": True,
+        "use_cache": False,
+        "attn_implementation": "sdpa",
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": THETA,
+            "partial_rotary_factor": 1.0,
+        },
+    }
+
+
+def _llama_hidden() -> int:
+    """The MLP width, a multiple of 8, that brings Llama nearest to the size of a ``GGGA`` stack."""
+    from lmtrain.models.decoder import Decoder
+
+    with torch.device("meta"):
+        ours = sum(p.numel() for p in Decoder(config("GGGA")).parameters())
+    heads = HEAD_DIM * (2 * HEADS + 2 * KV_HEADS)
+    rest = WIDTH * VOCABULARY + LAYERS * WIDTH * (heads + 2) + WIDTH
+    return round((ours - rest) / (LAYERS * 3 * WIDTH) / 8) * 8
+
+
+def _peer(model: PreTrainedModel, *, bf16: bool) -> Contender:
+    def loss(tokens: Tensor) -> Tensor:
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=bf16):
+            return model(input_ids=inputs, labels=targets, shift_labels=targets).loss
+
+    return Contender(model, loss)
