@@ -1,0 +1,268 @@
+"""A token store that is open: documents by their place, tokens by their position."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from lmtrain.data import stdlib, tokenize
+from lmtrain.data.lock import locked
+from lmtrain.data.manifest import (
+    DOCUMENT_DTYPE,
+    FORMAT_VERSION,
+    OFFSET_DTYPE,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    file_sha256,
+    inside,
+    sample_sha256,
+    token_dtype,
+)
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+    from lmtrain.data.config import DataConfig
+
+
+class Side(StrEnum):
+    """Which documents: those that train, or those that validate."""
+
+    train = "train"
+    validation = "validation"
+
+
+class Documents(NamedTuple):
+    """Documents of a store: ``starts`` and ``lengths`` in tokens, int64 ``[documents]``."""
+
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    def first(self, documents: int | None, tokens: int | None) -> Documents:
+        """As many of the first as stay within both limits, but at least one."""
+        count = len(self.lengths) if documents is None else documents
+        if tokens is not None:
+            within = np.searchsorted(np.cumsum(self.lengths), tokens, side="right")
+            count = min(count, max(1, int(within)))
+        return Documents(self.starts[:count], self.lengths[:count])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which documents of a store are used, and how they are split."""
+
+    val_fraction: float = 0.05
+    max_documents: int | None = None
+    max_tokens: int | None = None
+
+
+class Store:
+    """An open store. Positions count tokens over all shards, in document order.
+
+    Args:
+        folder: where it is.
+        selection: which documents of it are used.
+
+    Raises:
+        ValueError: it is missing, incomplete, damaged, changed or empty.
+    """
+
+    def __init__(self, folder: Path, selection: Selection | None = None) -> None:
+        self.folder = folder
+        self.selection = selection or Selection()
+        if not folder.is_dir():
+            raise ValueError(
+                f"data.source={folder} is no folder: prepare a store there with "
+                f"lmtrain prepare input=... out={folder}, or use data=stdlib"
+            )
+        self.manifest = Manifest.read(folder)
+        _check_manifest(folder, self.manifest)
+        for shard in self.manifest.shards:
+            for entry in shard.files:
+                _check_file(folder, entry)
+        self._ends = np.cumsum([0, *(shard.tokens for shard in self.manifest.shards)])
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this."""
+        return self.manifest.vocab_size
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that ends every document."""
+        return self.manifest.tokenizer.end_of_text
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that wrote it."""
+        return tokenize.load_tokenizer(self.folder / "tokenizer.json")
+
+    @cached_property
+    def token_bytes(self) -> NDArray[np.int64] | None:
+        """``[vocab]`` bytes of text that each id stands for; None if that is not a fixed number."""
+        return tokenize.token_bytes(self.tokenizer())
+
+    def documents(self, side: Side) -> Documents:
+        """The documents of one side of the split, in the order of the store."""
+        here = self._validates == (side == Side.validation)
+        return Documents(self._selected.starts[here], self._selected.lengths[here])
+
+    def read(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """``[len(starts), length]`` tokens from each position on, inside one document each."""
+        tokens = np.empty((len(starts), length), np.int64)
+        shards = np.searchsorted(self._ends, starts, side="right") - 1
+        for shard in np.unique(shards):
+            here = shards == shard
+            windows: NDArray[Any] = sliding_window_view(self._tokens[shard], length)
+            tokens[here] = windows[starts[here] - self._ends[shard]]
+        return tokens
+
+    def verify(self) -> list[str]:
+        """Everything that is wrong with the contents, read in full: a sentence each."""
+        return [
+            problem
+            for number, shard in enumerate(self.manifest.shards)
+            for problem in [*self._verify_files(shard), *self._verify_tokens(number, shard)]
+        ]
+
+    def _verify_files(self, shard: ShardEntry) -> list[str]:
+        return [
+            _changed(self.folder / entry.file)
+            for entry in shard.files
+            if file_sha256(self.folder / entry.file) != entry.sha256
+        ]
+
+    def _verify_tokens(self, number: int, shard: ShardEntry) -> list[str]:
+        tokens, path = self._tokens[number], self.folder / shard.token_file.file
+        problems: list[str] = []
+        if (int(tokens.min()), int(tokens.max())) != (shard.min_id, shard.max_id):
+            problems.append(f"{path} has ids outside {shard.min_id} to {shard.max_id}")
+        if (tokens[self._offsets(shard)[1:].astype(np.int64) - 1] != self.end_of_text).any():
+            problems.append(f"{path} has documents that do not end with token {self.end_of_text}")
+        return problems
+
+    @cached_property
+    def _tokens(self) -> list[NDArray[Any]]:
+        return [
+            np.memmap(self.folder / shard.token_file.file, self.manifest.dtype, mode="r")
+            for shard in self.manifest.shards
+        ]
+
+    @cached_property
+    def _selected(self) -> Documents:
+        """The first documents, up to the limits."""
+        offsets = [self._offsets(shard).astype(np.int64) for shard in self.manifest.shards]
+        starts = [end + part[:-1] for end, part in zip(self._ends[:-1], offsets, strict=True)]
+        lengths = [np.diff(part) for part in offsets]
+        every = Documents(np.concatenate(starts), np.concatenate(lengths))
+        return every.first(self.selection.max_documents, self.selection.max_tokens)
+
+    @cached_property
+    def _validates(self) -> NDArray[np.bool_]:
+        hashes = np.concatenate([self._hashes(shard) for shard in self.manifest.shards])
+        return hashes[: len(self._selected.starts)] < self.selection.val_fraction * 2.0**64
+
+    def _offsets(self, shard: ShardEntry) -> NDArray[np.uint32]:
+        path = self.folder / shard.offset_file.file
+        offsets = _load(path, OFFSET_DTYPE, shard.documents + 1)
+        if offsets[0] != 0 or offsets[-1] != shard.tokens or (offsets[1:] <= offsets[:-1]).any():
+            raise ValueError(f"{path} has document borders out of order: prepare the store again")
+        return offsets
+
+    def _hashes(self, shard: ShardEntry) -> NDArray[np.uint64]:
+        path = self.folder / shard.document_file.file
+        return _load(path, DOCUMENT_DTYPE, shard.documents)["hash"]
+
+
+def open_store(config: DataConfig) -> Store:
+    """The store of ``config.source``; the one of ``stdlib`` is made at first use, and kept.
+
+    Raises:
+        ValueError: it is missing, incomplete, damaged, changed or empty.
+    """
+    selection = Selection(
+        val_fraction=config.val_fraction,
+        max_documents=config.max_documents,
+        max_tokens=config.max_tokens,
+    )
+    if config.source != "stdlib":
+        return Store(Path(config.source), selection)
+    folder = _stdlib_folder(config)
+    try:
+        return Store(folder, selection)
+    except ValueError as error:
+        raise ValueError(f"{error}; it is made anew when you delete {folder}") from error
+
+
+def _stdlib_folder(config: DataConfig) -> Path:
+    """The folder of the embedded corpus, which is made here if it is not there yet."""
+    cache = Path(config.cache or os.environ.get("LMTRAIN_CACHE") or "~/.cache/lmtrain").expanduser()
+    folder = cache / f"{stdlib.stdlib_name()}-bpe{config.vocab_size}-v{FORMAT_VERSION}"
+    if folder.exists():
+        return folder
+    try:
+        with locked(folder, wait=True):
+            if not folder.exists():  # another process may have made it while this one waited
+                stdlib.write_stdlib(folder, vocab_size=config.vocab_size)
+    except OSError as error:
+        raise ValueError(
+            f"data.cache={cache} cannot be written ({error}): choose another folder with "
+            "data.cache=PATH"
+        ) from error
+    return folder
+
+
+def _check_manifest(folder: Path, manifest: Manifest) -> None:
+    if not manifest.counts.documents or not manifest.shards:
+        raise ValueError(f"{folder} holds no documents: prepare a store from an input with text")
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file() or file_sha256(tokenizer) != manifest.tokenizer.sha256:
+        raise ValueError(
+            f"{tokenizer} is not the tokenizer that wrote the store: put the original back, or "
+            "prepare the store again with the new one"
+        )
+    largest = max(shard.max_id for shard in manifest.shards)
+    if largest >= manifest.vocab_size or manifest.dtype != token_dtype(manifest.vocab_size).str:
+        raise ValueError(
+            f"{folder / 'manifest.json'} contradicts itself (vocab_size={manifest.vocab_size}, "
+            f"largest id {largest}, dtype {manifest.dtype}): prepare the store again"
+        )
+
+
+def _check_file(folder: Path, entry: FileEntry) -> None:
+    path = inside(folder, entry.file)
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: copy the store again, or prepare it again")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise ValueError(
+            f"{path} has {size:,} bytes, not {entry.bytes:,}: copy the store again, or prepare it "
+            "again"
+        )
+    if sample_sha256(path) != entry.sample:
+        raise ValueError(_changed(path))
+
+
+def _changed(path: Path) -> str:
+    return f"{path} has changed since it was written: copy the store again, or prepare it again"
+
+
+def _load(path: Path, dtype: np.dtype[Any], length: int) -> NDArray[Any]:
+    """A npy file that must be one array of this type and length; nothing is ever unpickled."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no array file ({error}): prepare the store again") from error
+    if values.dtype != dtype or values.shape != (length,):
+        raise ValueError(f"{path} does not hold {length:,} values: prepare the store again")
+    return values
