@@ -20,6 +20,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lmtrain.bench.config import BenchConfig
 from lmtrain.data.config import (
     CurriculumConfig,
     DataConfig,
@@ -328,7 +329,7 @@ class GenerateConfig:
 
     checkpoint: str | None = None
     """A run folder (its latest checkpoint) or one checkpoint folder."""
-    prompt: str = ""
+    prompt: str = "\n"
     """Text to continue."""
     tokens: int = 200
     """New tokens at most."""
@@ -348,8 +349,10 @@ class GenerateConfig:
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""
         missing = "checkpoint is not set: say checkpoint=runs/default, or another run folder"
+        silent = "prompt is empty, and documents have no opening token: give it a character"
         return [
             *([missing] if self.checkpoint is None else []),
+            *([silent] if not self.prompt else []),
             *_positive({"tokens": self.tokens, "count": self.count}),
             *_sampling(self.temperature, self.top_p),
             *EngineConfig(device=self.device).check(),
@@ -392,8 +395,16 @@ def compose(overrides: Iterable[str] = (), config_name: str = "config") -> Any:
 
 
 def typed(composed: DictConfig) -> Any:
-    """The dataclass behind a composed configuration."""
-    return OmegaConf.to_object(composed)
+    """The dataclass behind a composed configuration.
+
+    Raises:
+        ValueError: a key that ``+key=value`` added and nobody reads.
+    """
+    config = OmegaConf.to_object(composed)
+    unknown = flat(composed).keys() - flat(config).keys()
+    if unknown:
+        raise ValueError(f"+{min(unknown)} adds a key that nobody reads: leave it out")
+    return config
 
 
 def to_yaml(config: object) -> str:
@@ -418,12 +429,13 @@ def read(path: Path, root: type[Root] = RunConfig) -> Root:
 
 def flat(config: object) -> dict[str, Any]:
     """Every value of a configuration by its dotted key."""
-    return dict(_leaves(OmegaConf.to_container(OmegaConf.structured(config)), ""))
+    node = config if isinstance(config, DictConfig) else OmegaConf.structured(config)
+    return dict(_leaves(OmegaConf.to_container(node), ""))
 
 
 def _leaves(node: Any, key: str) -> Iterable[tuple[str, Any]]:
     if isinstance(node, Mapping):
-        for name, child in cast(Mapping[str, Any], node).items():
+        for name, child in cast("Mapping[str, Any]", node).items():
             yield from _leaves(child, f"{key}.{name}" if key else name)
     else:
         yield key, node
@@ -470,6 +482,7 @@ def _register() -> None:
         "schema": RunConfig,
         "generate_schema": GenerateConfig,
         "prepare_schema": PrepareConfig,
+        "bench_schema": BenchConfig,
     }.items():
         store.store(name=name, node=root)
 

@@ -1,0 +1,210 @@
+"""The command line: ``lmtrain VERB [overrides]``.
+
+Hydra's own ``@hydra.main`` serves every verb, so its flags work as its users expect. Nothing here
+imports torch before a verb needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from lmtrain import __version__
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HELP = """\
+lmtrain pretrains long-context language models that mix attention and recurrence.
+
+Begin with
+  lmtrain train                              a small hybrid learns the embedded text, in minutes
+  lmtrain generate checkpoint=runs/default   it writes
+  lmtrain inspect model=hybrid_3to1          parameters and FLOPs of a stack, before any run
+
+Verbs
+{verbs}
+
+Overrides follow the verb, as many as you like
+  optim.lr=1e-3                sets a key
+  model=samba model/size=160m  chooses files of configs/
+  'model.pattern="(GGGA)2"'    quote a value that holds brackets
+  -m optim.lr=1e-3,3e-3        runs every combination, each in its own folder below run.dir
+
+See before you run
+  lmtrain VERB --help          the groups and their options, every key and its default
+  lmtrain VERB --cfg job       what these overrides make of it
+
+Completion in bash, fish and zsh
+  eval "$(lmtrain -sc install=bash)"
+
+LMTRAIN_TRACEBACK=1 shows where an error comes from.
+"""
+
+
+def _train(config: Any) -> int:
+    from lmtrain.train.launch import launch
+
+    return launch(config)
+
+
+def _prepare(config: Any) -> int:
+    from lmtrain.config import require
+    from lmtrain.data.prepare import prepare
+
+    require(config.check())
+    print(f"{prepare(config)} is ready: lmtrain train data=store data.source={config.out}")
+    return 0
+
+
+def _generate(config: Any) -> int:
+    from lmtrain.evaluate.generate import generate
+
+    generate(config)
+    return 0
+
+
+def _inspect(config: Any) -> int:
+    from rich.console import Console
+
+    from lmtrain.inspect import inspect
+
+    Console().print(inspect(config))
+    return 0
+
+
+def _bench(config: Any) -> int:
+    from lmtrain.bench.step import bench
+
+    bench(config)
+    return 0
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One word of the command line: the config it composes and the function that takes it."""
+
+    does: str
+    config: str
+    run: Callable[[Any], int]
+
+
+VERBS = {
+    "prepare": Verb("text files to a token store", "prepare", _prepare),
+    "train": Verb("pretrain; the same command continues a run", "config", _train),
+    "generate": Verb("text from a checkpoint", "generate", _generate),
+    "inspect": Verb("the composed model, layer by layer", "config", _inspect),
+    "bench": Verb("speed of a step against named peers", "bench", _bench),
+}
+
+
+def main() -> None:
+    """Run the verb of the command line; the exit code is 2 for a user's mistake."""
+    match sys.argv[1:]:
+        case [] | ["-h" | "--help" | "help"]:
+            print(help_text())
+        case ["--version"]:
+            print(__version__)
+        case ["-sc" | "--shell_completion", *_]:
+            _complete()
+        case [name, *_] if name in VERBS:
+            del sys.argv[1]
+            sys.exit(_report(lambda: _through_hydra(VERBS[name])))
+        case [name, *_]:
+            near = get_close_matches(name, VERBS, n=1)
+            hint = f"do you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
+            sys.exit(_fail(f"there is no verb {name}: {hint}"))
+
+
+def help_text() -> str:
+    """What ``lmtrain`` alone prints."""
+    return HELP.format(verbs="\n".join(f"  {name:<10} {v.does}" for name, v in VERBS.items()))
+
+
+def _through_hydra(verb: Verb) -> int:
+    import hydra
+
+    from lmtrain.config import config_dir, typed
+
+    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=verb.config)
+    def job(composed: DictConfig) -> None:
+        _own_folder(composed)
+        code = verb.run(typed(composed))
+        if code:
+            raise SystemExit(code)
+
+    job()
+    return 0
+
+
+def _own_folder(composed: Any) -> None:
+    """Under ``-m``, make the run folder the one Hydra derived from the job's overrides."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    if hydra.mode is RunMode.MULTIRUN and "run" in composed:
+        composed.run.dir = os.path.relpath(hydra.runtime.output_dir)
+
+
+def _report(work: Callable[[], int]) -> int:
+    """The exit code of ``work``; a user's mistake becomes a sentence."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a traceback
+    try:
+        return work()
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("LMTRAIN_TRACEBACK") == "1":
+            raise
+        return _fail(sentence(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", code=130)
+
+
+def _fail(message: str, *, code: int = 2) -> int:
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"lmtrain: {message}", file=sys.stderr)
+    return code
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong and what to do, without what only Hydra's developers need."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    reason = str(error.__cause__).partition("\n")[0]
+    match type(error).__name__:
+        case "MissingConfigException":
+            first, *rest = filter(None, lines[: lines.index("Config search path:")])
+            return f"{first}. {' '.join(rest)}"
+        case "OverrideParseException":
+            told = [line.partition(" expecting")[0] for line in lines if "See " not in line]
+            return f"{': '.join(told)} (quote brackets and commas: 'key=\"[AM]\"')"
+        case "ConfigCompositionException" if lines[0].startswith("Could not override"):
+            return f"{lines[0].rstrip('.')}: {reason}; --cfg job lists the keys"
+        case "ConfigCompositionException" if reason != "None":
+            return f"{lines[0].removeprefix('Error merging override ')}: {reason}"
+        case "ValueError":
+            return str(error)
+        case _:
+            return lines[0]
+
+
+def _complete() -> None:
+    """Shell completion: the verbs first, then Hydra completes the overrides of that verb."""
+    words = os.environ.get("COMP_LINE", "").split()
+    at_end = os.environ.get("COMP_LINE", "").endswith(" ")
+    verb = VERBS["train"]
+    if sys.argv[2:3] and sys.argv[2].startswith("query="):
+        if len(words) + at_end < 3:  # noqa: PLR2004  the verb itself is not finished
+            print(" ".join(VERBS))
+            return
+        if words[1] not in VERBS:
+            return
+        verb = VERBS[words[1]]
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]]) + " " * at_end
+    _through_hydra(verb)

@@ -1,0 +1,126 @@
+"""Text from a checkpoint, token by token, with the recurrent, window and key-value states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from lmtrain.config import Device, GenerateConfig, read, require
+from lmtrain.data.tokenize import encode, end_of_text, load_tokenizer, vocab_size
+from lmtrain.models.decoder import Decoder
+from lmtrain.train.checkpoint import find
+from lmtrain.train.engine import choose_device
+from lmtrain.train.tensors import model_tensors, read_tensors
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token."""
+    top_p: float = 1.0
+    """Draw from the smallest set of tokens with this much probability."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A trained model and its tokenizer."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+
+    @classmethod
+    def open(cls, path: Path, *, device: Device = Device.auto) -> Writer:
+        """The writer in a run folder (its latest checkpoint) or in one checkpoint folder.
+
+        Raises:
+            ValueError: there is no checkpoint, or it is damaged.
+        """
+        folder = find(path)
+        with torch.device("meta"):
+            model = Decoder(read(folder / "config.yaml").model)
+        model.to_empty(device=choose_device(device))
+        read_tensors(folder / "model", model_tensors(model))
+        return cls(model.eval(), load_tokenizer(folder / "tokenizer.json"))
+
+    def write(self, prompt: str, tokens: int, sampling: Sampling, *, seed: int) -> Iterator[str]:
+        """The text that follows ``prompt``, in pieces as it comes, ``tokens`` tokens at most.
+
+        A character whose bytes are not all there yet is held back.
+        """
+        device = self.model.embedding.weight.device
+        [ids] = encode(self.tokenizer, [prompt])
+        end, stream = end_of_text(self.tokenizer), DecodeStream(skip_special_tokens=True)
+        drawn = next_tokens(
+            self.model,
+            torch.tensor(ids, device=device),
+            sampling,
+            vocabulary=vocab_size(self.tokenizer),
+            generator=torch.Generator(device).manual_seed(seed),
+        )
+        for _, token in zip(range(tokens), drawn, strict=False):
+            if token == end:
+                return
+            text = stream.step(self.tokenizer, token)
+            if text:
+                yield text
+
+
+@torch.no_grad()
+def next_tokens(
+    model: Decoder,
+    prompt: Tensor,
+    sampling: Sampling,
+    *,
+    vocabulary: int,
+    generator: Generator,
+) -> Iterator[int]:
+    """The endless continuation of ``prompt [t]``.
+
+    Ids from ``vocabulary`` on only pad the embedding and are never drawn.
+    """
+    state, read_next = model.initial_states(), prompt
+    while True:
+        hidden, state = model.extend(read_next, state)
+        logits = model.logits(hidden[-1:])[0, :vocabulary]
+        read_next = draw(logits, sampling, generator)
+        yield int(read_next)
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: Generator) -> Tensor:
+    """``[1]``: one token of ``logits [vocab]``."""
+    if sampling.temperature == 0:
+        return logits.argmax(keepdim=True)
+    probabilities = (logits.float() / sampling.temperature).softmax(0)
+    ordered, tokens = probabilities.sort(descending=True)
+    before = ordered.cumsum(0) - ordered  # the likeliest token always stays
+    kept = ordered.where(before < sampling.top_p, 0)
+    return tokens[torch.multinomial(kept, 1, generator=generator)]
+
+
+def generate(config: GenerateConfig) -> None:
+    """Print texts as they are written.
+
+    Raises:
+        ValueError: the configuration has problems, or there is no checkpoint.
+    """
+    require(config.check())
+    assert config.checkpoint is not None
+    writer = Writer.open(Path(config.checkpoint), device=config.device)
+    temperature = 0.0 if config.greedy else config.temperature
+    sampling = Sampling(temperature=temperature, top_p=config.top_p)
+    for number in range(config.count):
+        print(config.prompt, end="", flush=True)
+        for text in writer.write(config.prompt, config.tokens, sampling, seed=config.seed + number):
+            print(text, end="", flush=True)
+        print("\n" + "-" * 40 if number + 1 < config.count else "")

@@ -1,0 +1,164 @@
+"""Engines: who holds parameters, gradients and optimizer state, and how sums cross processes.
+
+The trainer speaks to one protocol and never asks which engine it has.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from lmtrain.config import Device, EngineConfig, Precision
+from lmtrain.parallelize import rematerialize, shard
+from lmtrain.train.invariants import check_finite, local, materialize
+from lmtrain.train.tensors import (
+    model_tensors,
+    optimizer_tensors,
+    read_tensors,
+    start_optimizer,
+    write_tensors,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from lmtrain.models.decoder import Decoder
+
+
+class Engine(Protocol):
+    """Holds a model while it trains."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def prepare(self, model: Decoder) -> None:
+        """Take a model on the meta device: remat, shard, materialise with NaN."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a part of the global loss."""
+
+    def step(self, optimizer: torch.optim.Optimizer, *, lr: float, clip: float | None) -> float:
+        """Update the parameters at ``lr``, clear the gradients; the norm before clipping."""
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of ``values`` over all processes, the same on each."""
+
+    def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+        """Write parameters and optimizer state below ``folder``; every process calls it."""
+
+    def load(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+        """Fill both from what any number of processes saved; every process calls it."""
+
+    def close(self) -> None:
+        """Leave the other processes."""
+
+
+class LocalEngine:
+    """One process, no process group."""
+
+    rank = 0
+    world = 1
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.device = choose_device(config.device)
+
+    def prepare(self, model: Decoder) -> None:
+        """Remat and materialise."""
+        rematerialize(model, self.config.remat)
+        self._shard(model)
+        materialize(model, self.device)
+        if self.config.precision is Precision.bf16:
+            model.compute_dtype = torch.bfloat16
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a part of the global loss."""
+        loss.backward()
+
+    @torch.no_grad()
+    def step(self, optimizer: torch.optim.Optimizer, *, lr: float, clip: float | None) -> float:
+        """Update the parameters at ``lr``, clear the gradients; the norm before clipping.
+
+        Raises:
+            FloatingPointError: the gradients are not finite; the parameters are untouched.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        grads = [local(p.grad) for p in parameters if p.grad is not None]
+        squares = torch.stack(torch._foreach_norm(grads)).double().square().sum()
+        norm = self.total(squares).sqrt().item()
+        check_finite(norm)
+        if clip is not None and norm > clip:
+            torch._foreach_mul_(grads, clip / norm)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def total(self, values: Tensor) -> Tensor:
+        """The values themselves."""
+        return values
+
+    def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+        """Write parameters and optimizer state, each process its own shards."""
+        write_tensors(folder / "model", model_tensors(model), world=self.world)
+        write_tensors(folder / "optimizer", optimizer_tensors(model, optimizer), world=self.world)
+
+    def load(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+        """Fill both from what any number of processes saved.
+
+        Raises:
+            ValueError: the files are damaged or of another model.
+        """
+        start_optimizer(optimizer)
+        read_tensors(folder / "model", model_tensors(model), world=self.world)
+        read_tensors(folder / "optimizer", optimizer_tensors(model, optimizer), world=self.world)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+    def _shard(self, model: Decoder) -> None:
+        """One process holds all."""
+
+
+class FsdpEngine(LocalEngine):
+    """FSDP2 over every process of the group: gloo on CPUs, nccl on GPUs."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(self.device)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        dist.all_reduce(values)
+        return values
+
+    def close(self) -> None:
+        """Leave the process group."""
+        dist.destroy_process_group()
+
+    def _shard(self, model: Decoder) -> None:
+        shard(model, init_device_mesh(self.device.type, (self.world,)))
+
+
+def open_engine(config: EngineConfig, *, world: int) -> LocalEngine:
+    """The engine for ``world`` processes; with several, joins their group."""
+    return LocalEngine(config) if world == 1 else FsdpEngine(config)
+
+
+def choose_device(device: Device) -> torch.device:
+    """CPU or CUDA."""
+    if device is Device.auto:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device.value)

@@ -1,0 +1,118 @@
+"""The run folder: who owns it, what it holds, and whether a run may continue in it.
+
+config.yaml  metrics.jsonl  checkpoints/step_00000100/  samples/  done
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from typing import TYPE_CHECKING
+
+from lmtrain.config import RunConfig, flat, read, to_yaml
+from lmtrain.train.checkpoint import State, latest, read_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lmtrain.data.plan import Plan
+
+FIXED = ("run.seed", "model.", "optim.", "train.z_loss")
+"""Keys that may not change when a run continues; data and curriculum are judged by their plan."""
+
+FREE = ("model.name",)
+"""Keys among them that decide nothing."""
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+
+    def claim(self) -> None:
+        """Make the folder and hold it until this process ends.
+
+        Raises:
+            ValueError: it cannot be written, or another run holds it.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDONLY)
+            (self.path / "metrics.jsonl").open("a").close()
+        except OSError as error:
+            raise ValueError(
+                f"run.dir={self.path} cannot be written ({error}): choose another"
+            ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"run.dir={self.path} is in use by another run: choose another"
+            ) from None
+
+    def start(self, config: RunConfig, *, step: int) -> None:
+        """Write the configuration, and forget what was reported after ``step``."""
+        _replace(self.path / "config.yaml", to_yaml(config))
+        metrics = self.path / "metrics.jsonl"
+        kept = [line for line in metrics.read_text().splitlines() if _step(line) <= step]
+        _replace(metrics, "".join(f"{line}\n" for line in kept))
+        (self.path / "done").unlink(missing_ok=True)
+
+    def finish(self, step: int) -> None:
+        """Say that the run reached its last step."""
+        _replace(self.path / "done", f"{step}\n")
+
+    def finished(self) -> int | None:
+        """The step at which the run was finished, None if it was not."""
+        done = self.path / "done"
+        return int(done.read_text()) if done.exists() else None
+
+    def resume(self, config: RunConfig, plan: Plan) -> tuple[Path, State] | None:
+        """The checkpoint that this run continues from, None for a new one.
+
+        Raises:
+            ValueError: what is there is another run.
+        """
+        folder = latest(self.checkpoints)
+        if folder is None:
+            return None
+        state = read_state(folder)
+        problems = _differences(read(folder / "config.yaml"), config)
+        if plan.hash != state.plan:
+            problems += plan.differences(state.identity)
+        if state.step > config.train.steps:
+            problems.append(
+                f"train.steps={config.train.steps} lies before its step {state.step}: raise it"
+            )
+        if problems:
+            raise ValueError(f"{folder} cannot continue: {problems[0]}; or choose another run.dir")
+        return folder, state
+
+
+def _differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What makes ``new`` another run than ``old``."""
+    before, now = flat(old), flat(new)
+    return [
+        f"{key} was {before[key]} and is {value}: set it back"
+        for key, value in now.items()
+        if value != before[key] and key.startswith(FIXED) and key not in FREE
+    ]
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics; infinite if the line was cut short."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that is never seen half-written."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)

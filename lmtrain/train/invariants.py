@@ -1,0 +1,46 @@
+"""What must hold of a model while it is born and trained."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import torch
+from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def materialize(model: nn.Module, device: torch.device) -> None:
+    """Give a model on the meta device its storage, full of NaN."""
+    model.to_empty(device=device)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            local(tensor).fill_(torch.nan)
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Assert that no parameter or buffer was left as `materialize` made it."""
+    named = dict(model.named_parameters()) | dict(model.named_buffers())
+    missed = [name for name, tensor in named.items() if bool(local(tensor.detach()).isnan().any())]
+    assert not missed, f"never initialised: {', '.join(missed)}"
+
+
+def check_finite(grad_norm: float) -> None:
+    """Stop before a broken gradient reaches the weights.
+
+    Raises:
+        FloatingPointError: the norm is infinite or not a number.
+    """
+    if not isfinite(grad_norm):
+        raise FloatingPointError(
+            f"the gradient's norm is {grad_norm}: lower optim.lr, or leave the batch out with "
+            "data.skip_steps; the last checkpoint is untouched"
+        )

@@ -1,0 +1,69 @@
+"""Tensors in and out of safetensors files, sharded by any number of processes.
+
+`torch.distributed.checkpoint` does the work: each process writes what it holds, and a reading
+process takes just the parts that it needs of every file. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters by name; they share their storage with the model."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimizer remembers of each parameter, as ``exp_avg.NAME`` and so on."""
+    return {
+        f"{key}.{name}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def read_tensors(folder: Path, tensors: dict[str, Tensor], *, world: int = 1) -> None:
+    """Fill tensors in place, whatever number of processes wrote them.
+
+    Raises:
+        ValueError: the files are damaged, or hold other names or shapes.
+    """
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    try:
+        stored = {name: m.size for name, m in reader.read_metadata().state_dict_metadata.items()}
+    except Exception as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from error
+    for name in sorted(stored.keys() | tensors.keys()):
+        here = tuple(tensors[name].shape) if name in tensors else "absent"
+        there = tuple(stored[name]) if name in stored else "absent"
+        if here != there:
+            raise ValueError(
+                f"{folder} is of another model: {name} is {there} there and {here} in this "
+                "configuration"
+            )
+    dcp.load(tensors, storage_reader=reader, no_dist=world == 1)
+
+
+def write_tensors(folder: Path, tensors: dict[str, Tensor], *, world: int) -> None:
+    """Write tensors as safetensors, each process its own shards; every process calls this."""
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=world > 1)
+    dcp.save(tensors, storage_writer=writer, no_dist=world == 1)
+
+
+def start_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer's state by a step that changes nothing."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

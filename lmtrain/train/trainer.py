@@ -1,0 +1,242 @@
+"""A training run from top to bottom: what it needs, how the model is born, the loop, the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import torch
+
+from lmtrain.config import RunConfig
+from lmtrain.data.loader import Loader
+from lmtrain.data.plan import Plan
+from lmtrain.data.store import Store, open_store
+from lmtrain.data.validation import ValidationSet
+from lmtrain.models.accounting import ModelCost
+from lmtrain.models.decoder import Decoder
+from lmtrain.models.init import initialize
+from lmtrain.train import checkpoint
+from lmtrain.train.engine import Engine, open_engine
+from lmtrain.train.folder import RunFolder
+from lmtrain.train.invariants import check_initialized
+from lmtrain.train.optim import build_optimizer
+from lmtrain.train.report import Everyone, StepReport, observers, peak_flops, peak_memory
+from lmtrain.train.samples import write_samples
+from lmtrain.train.schedule import learning_rate
+from lmtrain.train.stop import StopRequest
+from lmtrain.train.validate import validate
+
+if TYPE_CHECKING:
+    from lmtrain.batch import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """Everything a run needs, found to fit together."""
+
+    config: RunConfig
+    """Resolved: the model's vocabulary is decided."""
+    store: Store
+    plan: Plan
+    folder: RunFolder
+    start: tuple[Path, checkpoint.State] | None
+    """The checkpoint to continue from."""
+
+    @property
+    def first_step(self) -> int:
+        """Updates already made."""
+        return self.start[1].step if self.start else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.folder.finished() is not None and self.first_step == self.config.train.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    signal: int | None = None
+    """What stopped it before its last step."""
+
+
+def open_run(config: RunConfig) -> Opened:
+    """Open what a checked configuration names; nothing is written into the run folder.
+
+    Raises:
+        ValueError: the data, the model and the run folder do not fit together.
+    """
+    store = open_store(config.data)
+    config = config.resolved(store.vocab_size)
+    plan = Plan.build(
+        store,
+        config.curriculum,
+        seed=config.run.seed,
+        tokens_per_step=config.train.tokens_per_step,
+        skip_steps=config.data.skip_steps,
+    )
+    folder = RunFolder(Path(config.run.dir))
+    start = folder.resume(config, plan)
+    return Opened(config=config, store=store, plan=plan, folder=folder, start=start)
+
+
+def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
+    """Train to the last step, or until a signal asks to stop.
+
+    Args:
+        opened: from `open_run`.
+        world: processes that take part; every one of them calls this.
+        alone: no launcher stands between this process and the terminal.
+    """
+    config, folder, steps = opened.config, opened.folder, opened.config.train.steps
+    engine = open_engine(config.engine, world=world)
+    try:
+        if engine.rank == 0:
+            folder.claim()
+            folder.start(config, step=opened.first_step)
+            checkpoint.retain(folder.checkpoints, config.checkpoint.keep)
+        model, optimizer = birth(config, engine)
+        if opened.start:
+            engine.load(opened.start[0], model, optimizer)
+        tell = observers(config, rank=engine.rank, first_step=opened.first_step)
+        with StopRequest(insist=alone) as stop:
+            outcome = Training(opened, engine, model, optimizer, tell, stop).fit()
+    finally:
+        engine.close()
+    if engine.rank == 0:
+        if outcome.step == steps:
+            newest = checkpoint.find(folder.path)
+            for text in write_samples(newest, opened.store, config.samples, folder=folder.samples):
+                tell(text)
+            folder.finish(steps)
+            tell(f"finished: lmtrain generate checkpoint={folder.path}")
+        else:
+            tell(f"stopped after step {outcome.step}: the same command continues")
+    tell.close()
+    return outcome
+
+
+def birth(config: RunConfig, engine: Engine) -> tuple[Decoder, torch.optim.Optimizer]:
+    """The initialised model, spread as the engine holds it, and its optimizer."""
+    with torch.device("meta"):
+        model = Decoder(config.model)
+    engine.prepare(model)  # remat, shard, materialise full of NaN
+    initialize(model, seed=config.run.seed)
+    check_initialized(model)
+    return model, build_optimizer(model, config.optim)
+
+
+@dataclass
+class Training:
+    """A run in progress."""
+
+    opened: Opened
+    engine: Engine
+    model: Decoder
+    optimizer: torch.optim.Optimizer
+    tell: Everyone
+    stop: StopRequest
+
+    def fit(self) -> Outcome:
+        """The loop: update, report, validate, save."""
+        config, first, steps = self.config, self.opened.first_step, self.config.train.steps
+        validation = ValidationSet(
+            self.opened.store, config.curriculum, tokens=config.validation.tokens
+        )
+        clock = perf_counter()
+        with self._loader(first) as loader:
+            for step, batches in enumerate(loader, first + 1):
+                loss, grad_norm, stopped = self.update(step - 1, batches)
+                seconds = perf_counter() - clock
+                self.tell(self._report(step, loss, grad_norm, seconds, loader.wait_seconds))
+                if not stopped and _due(step, config.validation.every, steps):
+                    self.tell(validate(self.model, validation, self.engine, step=step, tokens=0))
+                if stopped or _due(step, config.checkpoint.every, steps):
+                    self.save(step)
+                if stopped and step < steps:
+                    return Outcome(step=step, signal=self.stop.signal or SIGTERM)
+                clock = perf_counter()
+        return Outcome(step=steps)
+
+    def update(self, index: int, batches: list[Batch]) -> tuple[float, float, bool]:
+        """One optimizer update on global batch ``index``, of which ``batches`` are our part.
+
+        Returns:
+            The mean loss of the global batch, the gradient's norm, and whether a process was asked
+            to stop.
+        """
+        config, targets = self.config, self.opened.plan.targets(index)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.engine.device)
+        for batch in batches:
+            losses = self.model(
+                batch.tokens, batch.layout, batch.targets, z_loss=config.train.z_loss
+            )
+            self.engine.backward(losses.total / targets)
+            sums[0] += losses.nll.sum(dtype=torch.float64)
+        lr = learning_rate(index, steps=config.train.steps, optim=config.optim)
+        grad_norm = self.engine.step(self.optimizer, lr=lr, clip=config.optim.clip)
+        sums[1] = self.stop.signal is not None
+        nll, stops = self.engine.total(sums).tolist()
+        return nll / targets, grad_norm, stops > 0
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint and remove those that are too old."""
+        config, folder = self.config, self.opened.folder
+        checkpoint.save(
+            folder.checkpoints,
+            checkpoint.State.of(step, self.opened.plan),
+            engine=self.engine,
+            config=config,
+            tokenizer=self.opened.store.folder / "tokenizer.json",
+            model=self.model,
+            optimizer=self.optimizer,
+        )
+        if self.engine.rank == 0:
+            checkpoint.retain(folder.checkpoints, config.checkpoint.keep)
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return self.opened.config
+
+    def _loader(self, first: int) -> Loader:
+        return Loader(
+            self.opened.store,
+            self.opened.plan,
+            first_step=first,
+            stop=self.config.train.steps,
+            accumulate=self.config.train.accumulate,
+            rank=self.engine.rank,
+            world=self.engine.world,
+            device=self.engine.device,
+            prefetch=self.config.data.prefetch,
+        )
+
+    def _report(
+        self, step: int, loss: float, grad_norm: float, seconds: float, data_wait: float
+    ) -> StepReport:
+        config, length = self.config, self.opened.plan[step - 1].length
+        speed = config.train.tokens_per_step / seconds
+        peak = peak_flops(self.engine.device)
+        flops = ModelCost.of(config.model).training_flops_per_token([length])
+        return StepReport(
+            step=step,
+            loss=loss,
+            lr=self.optimizer.param_groups[0]["lr"],
+            grad_norm=grad_norm,
+            tokens=step * config.train.tokens_per_step,
+            length=length,
+            tokens_per_second=speed,
+            mfu=flops * speed / (peak * self.engine.world) if peak else None,
+            data_wait=data_wait,
+            memory=peak_memory(self.engine.device),
+        )
+
+
+def _due(step: int, every: int | None, steps: int) -> bool:
+    return step == steps or (every is not None and step % every == 0)
