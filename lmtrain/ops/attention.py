@@ -95,7 +95,7 @@ def _attend_band(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     length = q.shape[1]
     block = max(16, (1 << (window - 1).bit_length()) // 2)
     blocks = -(-length // block)
-    reach = -(-(window - 1) // block)  # blocks of keys before that of the query
+    reach = max(1, -(-(window - 1) // block))  # blocks of keys before that of the query
     tail = blocks * block - length
     q = F.pad(q, (0, 0, 0, 0, 0, tail)).unflatten(1, (blocks, block))
     k, v = (F.pad(x, (0, 0, 0, 0, reach * block, tail)).unflatten(1, (-1, block)) for x in (k, v))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lmtrain.ops.recurrence import AffineState, ChunkGrid, Decays, log_decay_grad
+from lmtrain.ops.recurrence import AffineState, ChunkGrid, Decays
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +174,7 @@ class _Scan(torch.autograd.Function):
         d_total = paired.sum(-1, True) - paired.sum(-2)[..., None]
         d_total += b * from_key + (dQin * Q).sum(-1, True) - (dKout * K).sum(-1, True)
         d_total[..., -1:, :] += (leaving * d_states).sum((-2, -1))[..., None, None]
-        d_decay = log_decay_grad(d_total)
+        d_decay = grid.cumulate_grad(d_total)
 
         grads = [grid.join(x) for x in (dQ, dK, dV)]
         grads += [grid.join(x).squeeze(-1) for x in (d_decay, d_beta)]

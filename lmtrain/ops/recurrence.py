@@ -119,6 +119,20 @@ class ChunkGrid:
         x = x.reshape(self.rows, self.chunks * self.size, -1, x.shape[-1])
         return x[:, : self.length].reshape(self.rows * self.length, -1, x.shape[-1])
 
+    def cumulate(self, x: Tensor) -> Tensor:
+        """Inclusive sums of ``[n, x, r, c, 1]`` along the chunk, from the start of each document.
+
+        Sums never cross a document, not even to be subtracted later: rounding would carry a trace
+        of one document into the next.
+        """
+        return x.cumsum(-2) if self.masks is None else _sum_columns(self.masks.visible, x)
+
+    def cumulate_grad(self, x: Tensor) -> Tensor:
+        """The gradient of what was cumulated, from that of its sums."""
+        if self.masks is None:
+            return x.flip(-2).cumsum(-2).flip(-2)
+        return _sum_columns(self.masks.visible.mT, x)
+
     def enter(self, initial: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
         """``[rows * groups, heads / groups, k, v]`` states before the first chunks.
 
@@ -133,6 +147,12 @@ class ChunkGrid:
     def leave(self, states: Tensor, groups: int) -> Tensor:
         """``[h, k, v]``: the state after the last row, out of those of all rows."""
         return states[-groups:].flatten(0, 1)
+
+
+def _sum_columns(weights: Tensor, x: Tensor) -> Tensor:
+    """``weights [n, 1, 1, c, c]`` times each column of ``x [n, x, r, c, 1]``, as one product."""
+    columns = x.flatten(1, 2).squeeze(-1).mT
+    return (weights[:, 0, 0].to(x.dtype) @ columns).mT.reshape(x.shape)
 
 
 def _masks(layout: SequenceLayout, chunks: int, size: int) -> ChunkMasks:
@@ -153,7 +173,7 @@ def _masks(layout: SequenceLayout, chunks: int, size: int) -> ChunkMasks:
 class Decays:
     """Factors that the decay puts between the tokens and states of a chunk.
 
-    With ``G`` the inclusive cumulative log decay of a chunk ``[n, x, r, c, 1]``: ``between``
+    With ``G`` the inclusive cumulative log decay ``[n, x, r, c, 1]`` of a chunk: ``between``
     ``[n, x, r, c, c]`` is ``e^(G_i - G_j)`` for visible ``i >= j``, ``inflow`` ``e^(G_i)``,
     ``outflow`` ``e^(G_c - G_i)``, ``carry`` ``[n, x, r, 1, 1]`` ``e^(G_c)``. Ratios are always
     exponentials of differences, so nothing overflows.
@@ -167,7 +187,7 @@ class Decays:
     @classmethod
     def of(cls, log_decay: Tensor, grid: ChunkGrid) -> Decays:
         """The factors for log decays ``[n, x, r, c, 1]``."""
-        total = log_decay.cumsum(-2)
+        total = grid.cumulate(log_decay)
         between = (total - total.mT).tril_().exp_()
         inflow, outflow = total.exp(), (total[..., -1:, :] - total).exp()
         carry = inflow[..., -1:, :]
@@ -175,7 +195,3 @@ class Decays:
             return cls(between.tril_(), inflow, outflow, carry)
         return cls(between * m.visible, inflow * m.inflow, outflow * m.outflow, carry * m.carry)
 
-
-def log_decay_grad(cumulative: Tensor) -> Tensor:
-    """Gradient of the log decays from that of their cumulative sums, along the chunk."""
-    return cumulative.flip(-2).cumsum(-2).flip(-2)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lmtrain.ops.recurrence import AffineState, ChunkGrid, Decays, log_decay_grad
+from lmtrain.ops.recurrence import AffineState, ChunkGrid, Decays
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,7 +121,7 @@ class _Scan(torch.autograd.Function):
         leaving = torch.cat([states[1:], last[None]])
         d_total = (dO * out).sum(-1, keepdim=True) - (V * dV).sum(-1, keepdim=True)
         d_total[..., -1:, :] += _narrow(leaving * d_leaving, heads).sum((-2, -1))[..., None, None]
-        d_decay = grid.join(log_decay_grad(d_total)).squeeze(-1)
+        d_decay = grid.join(grid.cumulate_grad(d_total)).squeeze(-1)
 
         d_initial = None
         if ctx.initial:
