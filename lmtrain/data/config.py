@@ -34,6 +34,7 @@ class LongDocuments(StrEnum):
     """What happens to documents longer than ``max_length``."""
 
     greedy = "greedy"
+    window = "window"
 
 
 class Remainder(StrEnum):
@@ -138,7 +139,8 @@ class CurriculumConfig:
     length: int | None = None
     """With name=fixed: the one length; null is ``max_length``."""
     long_docs: LongDocuments = LongDocuments.greedy
-    """greedy: documents above ``max_length`` become as many longest pieces as they hold."""
+    """greedy: documents above ``max_length`` give as many longest pieces as they hold, and the rest
+    goes to shorter buckets; window: longest pieces only, the last one moved back to overlap."""
     remainder: Remainder = Remainder.drop
     """drop: the rest below ``min_length`` is not used; keep: it is cut on, down to ``floor``."""
     floor: int = 16

@@ -90,9 +90,11 @@ def _arrivals(
 ) -> NDArray[np.float64]:
     """When the batches of a bucket arrive; in the natural order they fill the cycle evenly."""
     if randomness == Randomness.deterministic:
-        return (np.arange(count) + 0.5) / (odds or count)
-    numbers = uniform(count, *key)
-    return numbers if odds is None else np.cumsum(-np.log(numbers)) / odds
+        return np.arange(0.5, count) / (odds or count)
+    if odds is None:
+        return uniform(count, *key)
+    gaps: NDArray[np.float64] = -np.log(uniform(count, *key))
+    return gaps.cumsum() / odds
 
 
 class Schedule:
@@ -116,8 +118,9 @@ class Schedule:
         seed: int,
     ) -> None:
         self.cycle_steps = cycle_steps
-        self._weights, self._odds = weights, odds
-        self._randomness, self._seed = randomness, seed
+        self.odds = odds
+        self.randomness = randomness
+        self._weights, self._seed = weights, seed
         self._quotas: list[list[int]] = [[0] * len(weights)]
         self._cycles: dict[int, Cycle] = {}
         self._lock = Lock()
@@ -149,7 +152,7 @@ class Schedule:
         before, after = self._quotas[number], self._quotas[number + 1]
         counts = [b - a for a, b in zip(before, after, strict=True)]
         key = (self._seed, "cycle", number)
-        buckets = race(counts, self._odds, randomness=self._randomness, key=key)
+        buckets = race(counts, self.odds, randomness=self.randomness, key=key)
         ordinals = np.empty_like(buckets)
         for bucket, count in enumerate(counts):
             ordinals[buckets == bucket] = before[bucket] + np.arange(count)

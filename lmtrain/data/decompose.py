@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lmtrain.data.config import Remainder
+from lmtrain.data.config import LongDocuments
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
-    from lmtrain.data.config import CurriculumConfig
     from lmtrain.data.store import Documents
 
 
@@ -33,35 +33,49 @@ class Decomposition:
     """Length to int64 ``[pieces]`` positions, in document order; shortest bucket first."""
     pairs: int
     """Pairs of (input, target) in the documents."""
+    repeated: int
+    """Pairs that lie in two pieces."""
 
     @property
     def kept(self) -> int:
-        """Pairs inside pieces; the others are dropped."""
-        return sum(length * len(starts) for length, starts in self.buckets.items())
+        """Pairs that lie in a piece; the others are dropped."""
+        return sum(length * len(at) for length, at in self.buckets.items()) - self.repeated
 
 
-def decompose(documents: Documents, lengths: list[int]) -> Decomposition:
+def decompose(
+    documents: Documents,
+    lengths: Sequence[int],
+    *,
+    long_docs: LongDocuments = LongDocuments.greedy,
+) -> Decomposition:
     """Cut documents into pieces of ``lengths``: consecutive powers of two, shortest first.
 
-    A document with more pairs than the longest length gives as many longest pieces as it holds.
+    Vectorised over documents; ``long_docs`` says what is done with those above the longest length.
     """
+    starts, longest = documents.starts, lengths[-1]
     pairs = np.maximum(documents.lengths - 1, 0)
-    buckets = {
-        length: documents.starts[has := (pairs & length) != 0] + (pairs[has] & (-2 * length))
-        for length in lengths[:-1]
-    }
-    buckets[lengths[-1]] = _longest(documents.starts, pairs, lengths[-1])
-    return Decomposition(buckets, int(pairs.sum()))
+    digits = pairs
+    overlap = np.zeros_like(pairs)
+    if long_docs == LongDocuments.window:
+        overlap = np.where(pairs > longest, -pairs % longest, 0)
+        digits = pairs + overlap
+    buckets: dict[int, NDArray[np.int64]] = {}
+    for length in lengths[:-1]:
+        has = np.flatnonzero(digits & length)
+        buckets[length] = starts[has] + (digits[has] & (-2 * length))
+    buckets[longest] = _longest(starts, digits // longest, overlap, longest)
+    return Decomposition(buckets, int(pairs.sum()), int(overlap.sum()))
 
 
-def piece_lengths(config: CurriculumConfig) -> list[int]:
-    """Lengths of the pieces, shortest first."""
-    shortest = config.floor if config.remainder == Remainder.keep else config.min_length
-    return [1 << i for i in range(shortest.bit_length() - 1, config.max_length.bit_length())]
-
-
-def _longest(starts: NDArray[np.int64], pairs: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Pieces of the longest length: as many as each document holds, one after the other."""
-    counts = pairs // length
-    first = np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(starts, counts) + (np.arange(len(first)) - first) * length
+def _longest(
+    starts: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    overlap: NDArray[np.int64],
+    length: int,
+) -> NDArray[np.int64]:
+    """``counts`` pieces of each document, one after the other, the last moved back."""
+    ends = np.cumsum(counts)
+    first = np.repeat(ends - counts, counts)
+    pieces = np.repeat(starts, counts) + (np.arange(len(first)) - first) * length
+    pieces[ends[counts > 0] - 1] -= overlap[counts > 0]
+    return pieces

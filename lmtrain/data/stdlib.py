@@ -60,7 +60,8 @@ def write_stdlib(folder: Path, *, vocab_size: int) -> None:
         end_of_text=end_of_text(tokenizer),
     )
     entry = InputEntry.of("Python's standard library", stdlib_files())
-    with writer, progress("tokenising Python's standard library", entry.bytes) as advance:
+    title = "tokenising the source of Python's standard library, once"
+    with writer, progress(title, unit="bytes", total=entry.bytes) as advance:
         for texts in batched(stdlib_texts()):
             writer.add(texts)
             advance(sum(len(text.encode()) for text in texts))

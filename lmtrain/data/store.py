@@ -99,6 +99,15 @@ class Store:
         return self.manifest.vocab_size
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What decides which tokens stand at which position of which document."""
+        return {
+            "data.source": self.manifest.checksum,
+            "data.max_documents": len(self._selected.starts),
+            "data.val_fraction": self.selection.val_fraction,
+        }
+
+    @property
     def end_of_text(self) -> int:
         """The id that ends every document."""
         return self.manifest.tokenizer.end_of_text
@@ -117,13 +126,13 @@ class Store:
         here = self._validates == (side == Side.validation)
         return Documents(self._selected.starts[here], self._selected.lengths[here])
 
-    def read(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-        """``[len(starts), length]`` tokens from each position on, inside one document each."""
-        tokens = np.empty((len(starts), length), np.int64)
+    def read(self, starts: NDArray[np.int64], length: int) -> NDArray[Any]:
+        """``[len(starts), length]`` tokens from each position on, in the integers of the store."""
+        tokens = np.empty((len(starts), length), self.manifest.dtype)
         shards = np.searchsorted(self._ends, starts, side="right") - 1
         for shard in np.unique(shards):
             here = shards == shard
-            windows: NDArray[Any] = sliding_window_view(self._tokens[shard], length)
+            windows: NDArray[Any] = sliding_window_view(self._tokens[int(shard)], length)
             tokens[here] = windows[starts[here] - self._ends[shard]]
         return tokens
 

@@ -67,12 +67,19 @@ class Writer:
             self._shard.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add(self, texts: Sequence[str], *, source: int = 0) -> None:
-        """Append documents of input number ``source``; blank ones are counted and left out."""
+    def add(self, texts: Sequence[str], *, source: int = 0) -> int:
+        """Append documents of input number ``source``; blank ones are counted and left out.
+
+        Returns:
+            How many tokens they have.
+        """
         filled = [text for text in texts if text.strip()]
         self.empty += len(texts) - len(filled)
+        added = 0
         for text, ids in zip(filled, encode(self.tokenizer, filled), strict=True):
             self._open_shard().append([*ids, self.end_of_text], text_hash(text), source)
+            added += len(ids) + 1
+        return added
 
     def finish(self, inputs: Iterable[InputEntry], *, malformed: int = 0) -> None:
         """Write the manifest, make everything durable, and give the folder its name."""

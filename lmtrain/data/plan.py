@@ -1,0 +1,201 @@
+"""The plan: the global batch of every step, as a pure function of data, curriculum and seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmtrain.data.config import CurriculumName
+from lmtrain.data.curriculum import Schedule, odds
+from lmtrain.data.decompose import Decomposition, decompose
+from lmtrain.data.permutation import Permutation
+from lmtrain.data.store import Side
+from lmtrain.data.summary import summarize
+
+if TYPE_CHECKING:
+    from lmtrain.data.config import CurriculumConfig
+    from lmtrain.data.store import Store
+
+PLAN_VERSION = 1
+"""Raised when the same configuration would give other batches."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A global batch: pieces of one ``length``, at int64 ``[pieces]`` positions of the store.
+
+    Each reads ``length + 1`` tokens: the first ``length`` are inputs, the last ``length`` targets.
+    """
+
+    length: int
+    starts: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """``plan[step]`` is the global batch of a step; every rank builds the same plan alone.
+
+    A bucket is read in a random order without repeats; after its last piece a new epoch begins, in
+    another order. ``identity`` is all that decides the batches, by the key a user sets it with.
+    """
+
+    pieces: Decomposition
+    """All buckets of the training documents."""
+    buckets: dict[int, NDArray[np.int64]]
+    """The buckets that hold at least one batch; only these are drawn from."""
+    schedule: Schedule
+    tokens_per_step: int
+    seed: int
+    skip_steps: Sequence[Sequence[int]]
+    identity: dict[str, Any]
+
+    @classmethod
+    def build(
+        cls,
+        store: Store,
+        curriculum: CurriculumConfig,
+        *,
+        seed: int,
+        tokens_per_step: int,
+        skip_steps: Sequence[Sequence[int]] = (),
+    ) -> Self:
+        """The plan of a store under a curriculum.
+
+        Raises:
+            ValueError: no bucket holds a batch.
+        """
+        lengths = drawn_lengths(curriculum)
+        documents = store.documents(Side.train)
+        pieces = decompose(documents, lengths, long_docs=curriculum.long_docs)
+        buckets = {n: s for n, s in pieces.buckets.items() if n * len(s) >= tokens_per_step}
+        if not buckets:
+            raise ValueError(
+                f"train.tokens_per_step={tokens_per_step} is more than any length of {lengths} has "
+                f"in {len(documents.starts)} documents: lower it, or use more data"
+            )
+        schedule = make_schedule(
+            {n: n * len(s) for n, s in buckets.items()},
+            curriculum,
+            tokens_per_step=tokens_per_step,
+            seed=seed,
+        )
+        return cls(
+            pieces=pieces,
+            buckets=buckets,
+            schedule=schedule,
+            tokens_per_step=tokens_per_step,
+            seed=seed,
+            skip_steps=skip_steps,
+            identity={
+                "plan": PLAN_VERSION,
+                **store.identity,
+                "curriculum.min_length": lengths[0],
+                "curriculum.max_length": lengths[-1],
+                "curriculum.long_docs": str(curriculum.long_docs),
+                "curriculum.odds": schedule.odds,
+                "curriculum.randomness": str(schedule.randomness),
+                "curriculum.cycle_steps": schedule.cycle_steps,
+                "train.tokens_per_step": tokens_per_step,
+                "run.seed": seed,
+            },
+        )
+
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths of the buckets that are drawn from, shortest first."""
+        return list(self.buckets)
+
+    @property
+    def hash(self) -> str:
+        """Two plans of one hash give the same batches, however the run is split or continued."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    def __getitem__(self, step: int) -> Draw:
+        """The global batch of a step, in about a millisecond for any step."""
+        bucket, ordinal = self.schedule[self._without_skipped(step)]
+        length = self.lengths[bucket]
+        count = self.tokens_per_step // length
+        index = ordinal * count + np.arange(count)
+        return Draw(length, self.buckets[length][self._shuffled(length, index)])
+
+    def targets(self, step: int) -> int:  # noqa: ARG002  (a plan of packed rows will need it)
+        """Targets in the global batch of a step."""
+        return self.tokens_per_step
+
+    def differences(self, identity: dict[str, Any]) -> list[str]:
+        """What of another plan's ``identity`` differs from this one, a sentence each."""
+        keys = sorted(self.identity.keys() | identity.keys())
+        return [
+            f"{key} was {identity.get(key)} and is {self.identity.get(key)}: set it back, or start "
+            "a new run"
+            for key in keys
+            if identity.get(key) != self.identity.get(key)
+        ]
+
+    def counts(self, steps: int) -> dict[int, int]:
+        """How many of the first ``steps`` steps draw from each bucket."""
+        return dict(zip(self.lengths, self.schedule.counts(steps), strict=True))
+
+    def summary(self, steps: int | None = None) -> str:
+        """A table of the buckets over a run of ``steps``, or one pass over the data."""
+        return summarize(self, steps)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user may not expect, a sentence each."""
+        return [
+            f"length {length} is left out: its {len(starts)} pieces are less than a step of "
+            f"{self.tokens_per_step} tokens"
+            for length, starts in self.pieces.buckets.items()
+            if length not in self.buckets
+        ]
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps that see the data once."""
+        tokens = sum(length * len(starts) for length, starts in self.buckets.items())
+        return tokens // self.tokens_per_step
+
+    def _without_skipped(self, step: int) -> int:
+        for first, end in self.skip_steps:
+            step += end - first if step >= first else 0
+        return step
+
+    def _shuffled(self, length: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the bucket for these places in its endless order; each epoch is a permutation."""
+        size = len(self.buckets[length])
+        epochs, places = np.divmod(index, size)
+        rows = np.empty_like(index)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            here = epochs == epoch
+            rows[here] = Permutation(size, self.seed, "pieces", length, epoch)(places[here])
+        return rows
+
+
+def drawn_lengths(curriculum: CurriculumConfig) -> list[int]:
+    """Lengths that training documents are cut into, shortest first."""
+    if curriculum.name == CurriculumName.fixed:
+        return [curriculum.length or curriculum.max_length]
+    return curriculum.lengths
+
+
+def make_schedule(
+    tokens: dict[int, int], curriculum: CurriculumConfig, *, tokens_per_step: int, seed: int
+) -> Schedule:
+    """The schedule of buckets that hold ``tokens`` (length to tokens)."""
+    lengths = drawn_lengths(curriculum)
+    every = odds(curriculum, len(lengths))
+    steps = sum(tokens.values()) // tokens_per_step
+    return Schedule(
+        list(tokens.values()),
+        cycle_steps=curriculum.cycle_steps or max(1, steps // curriculum.cycles),
+        odds=every and [every[lengths.index(length)] for length in tokens],
+        randomness=curriculum.randomness,
+        seed=seed,
+    )

@@ -1,0 +1,113 @@
+"""The validation set: pieces of documents that are never trained on, each target once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from lmtrain.batch import IGNORED, Batch
+from lmtrain.data.decompose import decompose
+from lmtrain.data.rows import CPU, equal_pieces, move_row, read_row
+from lmtrain.data.store import Side
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from lmtrain.data.config import CurriculumConfig
+    from lmtrain.data.store import Store
+
+
+class ValidationSet:
+    """Pieces of the validation documents, up to a budget, in a fixed order.
+
+    Documents are cut like those of training, into all lengths from ``min_length`` to
+    ``max_length`` whatever the curriculum's name, so that runs can be compared. Each length keeps
+    its share of the tokens, in pieces spread evenly over the documents.
+
+    Args:
+        store: the documents.
+        curriculum: the lengths.
+        tokens: about how many targets to use; None uses all.
+
+    Raises:
+        ValueError: no validation document is long enough for a piece.
+    """
+
+    targets: dict[int, int]
+    """Length to targets in pieces of this length."""
+
+    def __init__(
+        self, store: Store, curriculum: CurriculumConfig, tokens: int | None = None
+    ) -> None:
+        documents = store.documents(Side.validation)
+        every = decompose(documents, curriculum.lengths, long_docs=curriculum.long_docs)
+        held = sum(length * len(starts) for length, starts in every.buckets.items())
+        if not held:
+            raise ValueError(
+                f"data.val_fraction={store.selection.val_fraction} leaves no piece to validate on, "
+                f"in {len(documents.starts)} documents: raise it, or lower curriculum.min_length"
+            )
+        share = 1.0 if tokens is None else min(1.0, tokens / held)
+        self._store = store
+        self._pieces = {
+            length: _spread(starts, share)
+            for length, starts in every.buckets.items()
+            if len(starts)
+        }
+        self.targets = {length: length * len(starts) for length, starts in self._pieces.items()}
+
+    @cached_property
+    def bytes(self) -> dict[int, int] | None:
+        """Length to bytes of text that its targets stand for; None for other tokenizers."""
+        sizes = self._store.token_bytes
+        if sizes is None:
+            return None
+        return {
+            length: int(sizes[self._store.read(starts + 1, length)].sum())
+            for length, starts in self._pieces.items()
+        }
+
+    def batches(
+        self,
+        tokens: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[tuple[int, Batch]]:
+        """Rows of ``tokens`` for this rank, with the length of their pieces, shortest first.
+
+        Rows are dealt to the ranks in turn. Every rank gets equally many; what is missing at the
+        end is filled with ignored targets.
+        """
+        longest = max(self._pieces)
+        if tokens % longest:
+            raise ValueError(f"a row of {tokens} tokens is not whole pieces of {longest}")
+        for length, starts in self._pieces.items():
+            pieces = tokens // length
+            rounds = -(-len(starts) // (pieces * world))
+            for row in range(rank, rounds * world, world):
+                batch = self._row(starts[row * pieces : (row + 1) * pieces], length, tokens)
+                yield length, move_row(batch, torch.device(device))
+
+    def _row(self, starts: NDArray[np.int64], length: int, tokens: int) -> Batch:
+        """A row of the pieces at ``starts``, filled up with tokens whose targets are ignored."""
+        part = read_row(self._store, starts, length)
+        missing = tokens - len(part.tokens)
+        return Batch(
+            pad(part.tokens, (0, missing), value=self._store.end_of_text),
+            pad(part.targets, (0, missing), value=IGNORED),
+            equal_pieces(tokens, length, CPU),
+        )
+
+
+def _spread(starts: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """This share of the pieces, at least one, at even distances."""
+    count = max(1, round(len(starts) * share))
+    return starts[np.arange(count) * len(starts) // count]
