@@ -31,8 +31,10 @@ def locked(folder: Path, *, wait: bool) -> Generator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
-        path.unlink()
+        try:
+            yield
+        finally:
+            path.unlink()
 
 
 def _acquire(path: Path, *, wait: bool) -> IO[str]:
@@ -53,9 +55,16 @@ def _acquire(path: Path, *, wait: bool) -> IO[str]:
             told = True
             time.sleep(PATIENCE_SECONDS)
             continue
-        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+        if _is_current(file, path):
             return file
-        file.close()  # the owner before removed this file: take the new one
+        file.close()  # its owner removed it: there is, or will be, a new one
+
+
+def _is_current(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _owner(file: IO[str]) -> str:

@@ -19,14 +19,16 @@ ROUNDS = 6
 class Permutation:
     """A random permutation of ``0 .. size - 1`` with random access and no table.
 
-    A Feistel network permutes the next power of four; what falls outside walks on along its cycle
-    until it is inside.
+    A Feistel network permutes the numbers below the next power of two; what falls outside walks on
+    along its cycle until it is inside.
     """
 
     def __init__(self, size: int, *key: int | str) -> None:
         self.size = size
-        bits = max(1, ((size - 1).bit_length() + 1) // 2)
-        self._bits, self._mask = np.uint64(bits), np.uint64((1 << bits) - 1)
+        bits = (size - 1).bit_length()
+        self._shift = np.uint64(bits - bits // 2)
+        self._left = np.uint64((1 << bits // 2) - 1)
+        self._right = np.uint64((1 << (bits - bits // 2)) - 1)
         self._keys = key_words(*key, count=ROUNDS)
 
     def __call__(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -37,10 +39,11 @@ class Permutation:
         return value.astype(np.int64)
 
     def _network(self, value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        left, right = value >> self._bits, value & self._mask
-        for key in self._keys:
-            left, right = right, left ^ (mix(right + key) & self._mask)
-        return (left << self._bits) | right
+        left, right = value >> self._shift, value & self._right
+        for key in self._keys.reshape(-1, 2):
+            left = left ^ (mix(right + key[0]) & self._left)
+            right = right ^ (mix(left + key[1]) & self._right)
+        return (left << self._shift) | right
 
 
 def uniform(count: int, *key: int | str) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ class Draw:
     starts: NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Plan:
     """``plan[step]`` is the global batch of a step; every rank builds the same plan alone.
 

@@ -44,7 +44,7 @@ def prepare(config: PrepareConfig) -> Path:
         raise ValueError("\n".join(problems))
     out = Path(config.out).expanduser()
     try:
-        with locked(out, wait=False):
+        with locked(out.absolute(), wait=False):
             malformed = _write(out, config)
     except OSError as error:
         raise ValueError(f"out={out} cannot be written ({error}): choose another folder") from error

@@ -7,8 +7,9 @@ import json
 import re
 import zlib
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from lmtrain.data.config import InputFormat, PrepareConfig, TextSplit
 
@@ -119,18 +120,16 @@ def _read_jsonl(path: Path, field: str) -> Iterator[tuple[str, object]]:
 
 def _parse(line: bytes, field: str) -> object:
     try:
-        value = json.loads(line)
+        value: object = json.loads(line)
     except (ValueError, RecursionError) as error:
         return error
-    return value.get(field) if isinstance(value, dict) else None
+    return cast("dict[str, object]", value).get(field) if isinstance(value, dict) else None
 
 
 def _read_parquet(path: Path, field: str) -> Iterator[tuple[str, object]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    arrow: Any = import_module("pyarrow")  # it has no types
     try:
-        table = pq.ParquetFile(path)
+        table = import_module("pyarrow.parquet").ParquetFile(path)
         if field not in table.schema_arrow.names:
             raise ValueError(
                 f"field={field} is no column of {path}: choose one of "
@@ -141,7 +140,7 @@ def _read_parquet(path: Path, field: str) -> Iterator[tuple[str, object]]:
             for value in batch.column(0).to_pylist():
                 number += 1
                 yield f"{path}:{number}", value
-    except pa.ArrowException as error:
+    except arrow.ArrowException as error:
         raise ValueError(f"{path} is no parquet file ({error}): mend it or leave it out") from error
 
 
