@@ -69,7 +69,7 @@ def _lmtrain(pattern: str, *, bf16: bool) -> Contender:
     from lmtrain.models.init import initialize
 
     model = Decoder(config(pattern))
-    initialize(model, 0)
+    initialize(model, seed=0)
     if bf16:
         model.compute_dtype = torch.bfloat16
 
@@ -138,7 +138,7 @@ def _llama_hidden() -> int:
 
 def _peer(model: PreTrainedModel, *, bf16: bool) -> Contender:
     def loss(tokens: Tensor) -> Tensor:
-        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=bf16):
             return model(input_ids=inputs, labels=targets, shift_labels=targets).loss
 

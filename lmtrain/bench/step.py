@@ -99,12 +99,13 @@ class _Worker:
 
     def __init__(self, name: str, length: int, config: BenchConfig) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, length, config))
+        self._pipe, self._theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._theirs, name, length, config))
         self._name, self._length, self._tokens = name, length, max(config.lengths)
 
     def __enter__(self) -> Self:
         self._process.start()
+        self._theirs.close()  # so that a dead process ends the pipe
         self._parameters = self._answer()
         return self
 
@@ -130,10 +131,10 @@ class _Worker:
         )
 
     def _answer(self) -> Any:
-        while not self._pipe.poll(1.0):
-            if not self._process.is_alive():
-                raise RuntimeError(f"the process of {self._name} died; its error is above")
-        return self._pipe.recv()
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"the process of {self._name} died; its error is above") from None
 
 
 def _serve(pipe: Connection, name: str, length: int, config: BenchConfig) -> None:

@@ -1,0 +1,228 @@
+"""What a model costs: parameters, FLOPs, generation state and training memory, by formula.
+
+What is counted as FLOPs: two for each multiplication of a projection, a convolution, a visible
+query-key pair, or a recurrence in its token-by-token form (decay, correction, update, read). Work
+that a chunked form adds is not counted, nor are norms, gates, activations and rotations, which are
+linear in the width. Backward counts twice the forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain
+
+from lmtrain.models.config import (
+    AttentionConfig,
+    GatedDeltaNetConfig,
+    Mamba2Config,
+    MlpConfig,
+    MlpKind,
+    ModelConfig,
+    SlidingWindowConfig,
+)
+from lmtrain.models.pattern import BlockSpec, parse
+from lmtrain.ops import gated_delta, ssd
+
+TRAINING = 3
+"""Forward and backward over forward."""
+FP32, BF16 = 4, 2
+"""Bytes of a number."""
+ADAMW = 4 * FP32
+"""Bytes of a trained number: itself, its gradient and two moments."""
+
+WINDOW_COPIES = 3
+"""Blocks of keys that a block of queries meets in a window."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a part of the model holds and does; costs add."""
+
+    parameters: int = 0
+    flops: int = 0
+    """Forward, for a token, wherever it stands."""
+    pair_flops: tuple[tuple[int | None, int], ...] = ()
+    """Forward, for a visible pair of tokens, by window (None: the whole document)."""
+    state: int = 0
+    """Numbers that generation carries, however long the document."""
+    cache: tuple[tuple[int | None, int], ...] = ()
+    """Numbers that generation keeps for each visible token, by window."""
+    saved: int = 0
+    """Numbers that a training step keeps for a token until the backward pass."""
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both parts."""
+        return Cost(
+            parameters=self.parameters + other.parameters,
+            flops=self.flops + other.flops,
+            pair_flops=self.pair_flops + other.pair_flops,
+            state=self.state + other.state,
+            cache=self.cache + other.cache,
+            saved=self.saved + other.saved,
+        )
+
+    def flops_per_token(self, lengths: Iterable[int]) -> float:
+        """Forward FLOPs a token, averaged over documents of these lengths."""
+        lengths = list(lengths)
+        pairs = sum(n * visible_pairs(lengths, window) for window, n in self.pair_flops)
+        return self.flops + pairs / sum(lengths)
+
+    def state_bytes(self, length: int) -> int:
+        """Bytes of fp32 state after ``length`` tokens of a document."""
+        kept = sum(n * min(length, window or length) for window, n in self.cache)
+        return FP32 * (self.state + kept)
+
+
+def visible_pairs(lengths: Iterable[int], window: int | None) -> int:
+    """Pairs of a token and one it sees, itself included, in documents of these lengths."""
+    total = 0
+    for length in lengths:
+        near = length if window is None else min(window, length)
+        total += near * (near + 1) // 2 + (length - near) * near
+    return total
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """The cost of a model, block by block."""
+
+    d_model: int
+    embedding: Cost
+    blocks: tuple[tuple[BlockSpec, Cost], ...]
+    head: Cost
+    total: Cost = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Add up."""
+        parts = chain([self.embedding], (cost for _, cost in self.blocks), [self.head])
+        object.__setattr__(self, "total", sum(parts, Cost()))
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> ModelCost:
+        """The cost of the model that ``config`` describes; its vocabulary must be known."""
+        assert config.vocab_size is not None
+        d, table = config.d_model, config.vocab_size * config.d_model
+        specs = parse(config.pattern, config.n_layers)
+        own_head = 0 if config.tie_embeddings else table
+        return cls(
+            d_model=d,
+            embedding=Cost(parameters=table),
+            blocks=tuple((spec, _block(spec, config)) for spec in specs),
+            head=_norm(d) + Cost(parameters=own_head, flops=2 * table, saved=d),
+        )
+
+    def training_flops_per_token(self, lengths: Iterable[int]) -> float:
+        """FLOPs of forward and backward a token, averaged over documents of these lengths."""
+        return TRAINING * self.total.flops_per_token(lengths)
+
+    def training_bytes(self, tokens: int, *, remat: bool = False, bf16: bool = False) -> int:
+        """Estimate of the memory of a step: weights, gradients, AdamW, and what backward needs.
+
+        Args:
+            tokens: tokens of the row that one process computes at once.
+            remat: only the inputs of the blocks are kept.
+            bf16: activations, and the copies of the weights that meet them, take two bytes.
+        """
+        saved = self.total.saved
+        if remat:
+            inputs = len(self.blocks) * self.d_model
+            saved = inputs + max(cost.saved for _, cost in self.blocks) + self.head.saved
+        if bf16:
+            return (ADAMW + BF16) * self.total.parameters + BF16 * saved * tokens
+        return ADAMW * self.total.parameters + FP32 * saved * tokens
+
+
+def _block(spec: BlockSpec, config: ModelConfig) -> Cost:
+    """Mixers behind one norm (side by side, another behind each), then the MLP behind its own."""
+    d = config.d_model
+    cost = Cost()
+    for letter in spec.mixers:
+        cost += _mixer(letter, config)
+    if spec.mixers:
+        cost += _norm(d)
+    if len(spec.mixers) > 1:
+        cost += sum((_norm(d) for _ in spec.mixers), Cost())
+    if spec.mlp:
+        cost += _norm(d) + _mlp(config.mlp, d)
+    return cost
+
+
+def _norm(width: int) -> Cost:
+    """Keeps its input, and its output before and after the scale."""
+    return Cost(parameters=width, saved=3 * width)
+
+
+def _mixer(letter: str, config: ModelConfig) -> Cost:
+    match letter:
+        case "A":
+            return _attention(config.attention, config.d_model)
+        case "W":
+            return _attention(config.sliding_window, config.d_model)
+        case "M":
+            return _mamba2(config.mamba2, config.d_model)
+        case "G":
+            return _gated_deltanet(config.gated_deltanet, config.d_model)
+        case _:
+            raise AssertionError(letter)
+
+
+def _attention(config: AttentionConfig, d: int) -> Cost:
+    width = config.width(d)
+    inner, shared = config.heads * width, config.kv_heads * width
+    gate = inner if config.output_gate else 0
+    window = config.window if isinstance(config, SlidingWindowConfig) else None
+    projected = inner + 2 * shared + gate
+    matrices = d * projected + inner * d
+    qk = inner + shared
+    return Cost(
+        parameters=matrices + (2 * width if config.qk_norm else 0),
+        flops=2 * matrices,
+        pair_flops=((window, 4 * inner),),
+        cache=((window, 2 * shared),),
+        saved=projected
+        + (2 * qk if config.qk_norm else qk)  # normalised, rotated
+        + (0 if window is None else 2 * WINDOW_COPIES * shared)
+        + (inner + 2 * gate),
+    )
+
+
+def _mamba2(config: Mamba2Config, d: int) -> Cost:
+    heads, inner = config.heads(d), config.expand * d
+    shared = config.groups * config.state_dim
+    channels, state = inner + 2 * shared, inner * config.state_dim
+    projected = inner + channels + heads
+    matrices = d * projected + inner * d
+    taps = config.conv_width * channels
+    return Cost(
+        parameters=matrices + taps + (channels if config.conv_bias else 0) + 3 * heads + inner,
+        flops=2 * (matrices + taps + 3 * state),  # decay, update, read
+        state=state + (config.conv_width - 1) * channels,
+        saved=projected + 2 * channels + 7 * inner + state // ssd.CHUNK,
+    )
+
+
+def _gated_deltanet(config: GatedDeltaNetConfig, d: int) -> Cost:
+    keys, values = config.key_heads * config.key_dim, config.value_heads * config.value_dim
+    channels, state = 2 * keys + values, values * config.key_dim
+    projected = channels + values + 2 * config.value_heads
+    matrices = d * projected + values * d
+    taps = config.conv_width * channels
+    return Cost(
+        parameters=matrices + taps + 2 * config.value_heads + config.value_dim,
+        flops=2 * (matrices + taps + 4 * state),  # decay, correction, update, read
+        state=state + (config.conv_width - 1) * channels,
+        saved=projected
+        + 2 * channels
+        + 3 * keys
+        + 6 * values
+        + config.value_heads * (config.key_dim + gated_delta.CHUNK)
+        + state // gated_delta.CHUNK,
+    )
+
+
+def _mlp(config: MlpConfig, d: int) -> Cost:
+    hidden = config.width(d)
+    into = 2 * hidden if config.kind is MlpKind.swiglu else hidden
+    matrices = d * into + hidden * d
+    return Cost(parameters=matrices, flops=2 * matrices, saved=into + hidden)
