@@ -53,11 +53,9 @@ def _train(config: Any) -> int:
 
 
 def _prepare(config: Any) -> int:
-    from lmtrain.config import require
     from lmtrain.data.prepare import prepare
 
-    require(config.check())
-    print(f"{prepare(config)} is ready: lmtrain train data=store data.source={config.out}")
+    print(f"lmtrain train data=store data.source={prepare(config)}")
     return 0
 
 
@@ -132,8 +130,9 @@ def _through_hydra(verb: Verb) -> int:
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=verb.config)
     def job(composed: DictConfig) -> None:
-        _own_folder(composed)
-        code = verb.run(typed(composed))
+        sweep = _own_folder(composed)
+        # Hydra goes on to the other jobs of a sweep when one raises, and tells which it was.
+        code = verb.run(typed(composed)) if sweep else _report(lambda: verb.run(typed(composed)))
         if code:
             raise SystemExit(code)
 
@@ -141,14 +140,20 @@ def _through_hydra(verb: Verb) -> int:
     return 0
 
 
-def _own_folder(composed: Any) -> None:
-    """Under ``-m``, make the run folder the one Hydra derived from the job's overrides."""
+def _own_folder(composed: Any) -> bool:
+    """Under ``-m``, take the run folder that Hydra derived from the job's overrides.
+
+    Returns:
+        Whether this is a job of a sweep.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     hydra = HydraConfig.get()
-    if hydra.mode is RunMode.MULTIRUN and "run" in composed:
+    sweep = hydra.mode is RunMode.MULTIRUN
+    if sweep and "run" in composed:
         composed.run.dir = os.path.relpath(hydra.runtime.output_dir)
+    return sweep
 
 
 def _report(work: Callable[[], int]) -> int:

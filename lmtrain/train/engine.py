@@ -40,24 +40,31 @@ class Engine(Protocol):
 
     def prepare(self, model: Decoder) -> None:
         """Take a model on the meta device: remat, shard, materialise with NaN."""
+        ...
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a part of the global loss."""
+        ...
 
     def step(self, optimizer: torch.optim.Optimizer, *, lr: float, clip: float | None) -> float:
         """Update the parameters at ``lr``, clear the gradients; the norm before clipping."""
+        ...
 
     def total(self, values: Tensor) -> Tensor:
         """The sum of ``values`` over all processes, the same on each."""
+        ...
 
     def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
         """Write parameters and optimizer state below ``folder``; every process calls it."""
+        ...
 
     def load(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
         """Fill both from what any number of processes saved; every process calls it."""
+        ...
 
     def close(self) -> None:
         """Leave the other processes."""
+        ...
 
 
 class LocalEngine:
@@ -91,11 +98,11 @@ class LocalEngine:
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         grads = [local(p.grad) for p in parameters if p.grad is not None]
-        squares = torch.stack(torch._foreach_norm(grads)).double().square().sum()
+        squares = torch.nn.utils.get_total_norm(grads).double().square()
         norm = self.total(squares).sqrt().item()
         check_finite(norm)
         if clip is not None and norm > clip:
-            torch._foreach_mul_(grads, clip / norm)
+            torch._foreach_mul_(grads, clip / norm)  # pyright: ignore[reportPrivateImportUsage]
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()

@@ -51,15 +51,15 @@ def _spawn(config: RunConfig) -> Outcome:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Signals are relayed by us: the launcher would end workers that are still saving.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP"
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
+        run_id="lmtrain",
         nproc_per_node=config.launch.nproc,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        signals_to_handle="SIGHUP",  # the others are relayed here: it would end saving workers
     )
     with _relayed_signals() as heard:
         try:

@@ -70,9 +70,11 @@ class Observer(Protocol):
 
     def __call__(self, report: Report) -> None:
         """Hear a report."""
+        ...
 
     def close(self) -> None:
         """Nothing more comes."""
+        ...
 
 
 class Metrics:

@@ -6,12 +6,21 @@ process takes just the parts that it needs of every file. Nothing is pickled.
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -37,9 +46,13 @@ def read_tensors(folder: Path, tensors: dict[str, Tensor], *, world: int = 1) ->
     Raises:
         ValueError: the files are damaged, or hold other names or shapes.
     """
-    reader = dcp.HuggingFaceStorageReader(str(folder))
+    reader = HuggingFaceStorageReader(str(folder))
     try:
-        stored = {name: m.size for name, m in reader.read_metadata().state_dict_metadata.items()}
+        stored = {
+            name: entry.size
+            for name, entry in reader.read_metadata().state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
     except Exception as error:
         raise ValueError(f"{folder} cannot be read: {error}") from error
     for name in sorted(stored.keys() | tensors.keys()):
@@ -50,13 +63,15 @@ def read_tensors(folder: Path, tensors: dict[str, Tensor], *, world: int = 1) ->
                 f"{folder} is of another model: {name} is {there} there and {here} in this "
                 "configuration"
             )
-    dcp.load(tensors, storage_reader=reader, no_dist=world == 1)
+    with _quietly():
+        load(tensors, storage_reader=reader, no_dist=world == 1)
 
 
 def write_tensors(folder: Path, tensors: dict[str, Tensor], *, world: int) -> None:
     """Write tensors as safetensors, each process its own shards; every process calls this."""
-    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=world > 1)
-    dcp.save(tensors, storage_writer=writer, no_dist=world == 1)
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=world > 1)
+    with _quietly():
+        save(tensors, storage_writer=writer, no_dist=world == 1)
 
 
 def start_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -67,3 +82,11 @@ def start_optimizer(optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the warning that one process is one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield

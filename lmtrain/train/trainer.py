@@ -14,10 +14,12 @@ from lmtrain.config import RunConfig
 from lmtrain.data.loader import Loader
 from lmtrain.data.plan import Plan
 from lmtrain.data.store import Store, open_store
+from lmtrain.data.summary import summarize
 from lmtrain.data.validation import ValidationSet
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
+from lmtrain.parallelize import write
 from lmtrain.train import checkpoint
 from lmtrain.train.engine import Engine, open_engine
 from lmtrain.train.folder import RunFolder
@@ -41,6 +43,8 @@ class Opened:
     """Resolved: the model's vocabulary is decided."""
     store: Store
     plan: Plan
+    validation: ValidationSet | None
+    """None when data.val_fraction is 0."""
     folder: RunFolder
     start: tuple[Path, checkpoint.State] | None
     """The checkpoint to continue from."""
@@ -80,9 +84,18 @@ def open_run(config: RunConfig) -> Opened:
         tokens_per_step=config.train.tokens_per_step,
         skip_steps=config.data.skip_steps,
     )
+    validation = None
+    if config.data.val_fraction:
+        validation = ValidationSet(store, config.curriculum, tokens=config.validation.tokens)
     folder = RunFolder(Path(config.run.dir))
-    start = folder.resume(config, plan)
-    return Opened(config=config, store=store, plan=plan, folder=folder, start=start)
+    return Opened(
+        config=config,
+        store=store,
+        plan=plan,
+        validation=validation,
+        folder=folder,
+        start=folder.resume(config, plan),
+    )
 
 
 def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
@@ -104,6 +117,7 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
         if opened.start:
             engine.load(opened.start[0], model, optimizer)
         tell = observers(config, rank=engine.rank, first_step=opened.first_step)
+        tell(summarize(opened.plan, steps))
         with StopRequest(insist=alone) as stop:
             outcome = Training(opened, engine, model, optimizer, tell, stop).fit()
     finally:
@@ -126,7 +140,7 @@ def birth(config: RunConfig, engine: Engine) -> tuple[Decoder, torch.optim.Optim
     with torch.device("meta"):
         model = Decoder(config.model)
     engine.prepare(model)  # remat, shard, materialise full of NaN
-    initialize(model, seed=config.run.seed)
+    initialize(model, seed=config.run.seed, write=write)
     check_initialized(model)
     return model, build_optimizer(model, config.optim)
 
@@ -145,9 +159,6 @@ class Training:
     def fit(self) -> Outcome:
         """The loop: update, report, validate, save."""
         config, first, steps = self.config, self.opened.first_step, self.config.train.steps
-        validation = ValidationSet(
-            self.opened.store, config.curriculum, tokens=config.validation.tokens
-        )
         clock = perf_counter()
         with self._loader(first) as loader:
             for step, batches in enumerate(loader, first + 1):
@@ -155,7 +166,7 @@ class Training:
                 seconds = perf_counter() - clock
                 self.tell(self._report(step, loss, grad_norm, seconds, loader.wait_seconds))
                 if not stopped and _due(step, config.validation.every, steps):
-                    self.tell(validate(self.model, validation, self.engine, step=step, tokens=0))
+                    self.validate(step)
                 if stopped or _due(step, config.checkpoint.every, steps):
                     self.save(step)
                 if stopped and step < steps:
@@ -183,6 +194,13 @@ class Training:
         sums[1] = self.stop.signal is not None
         nll, stops = self.engine.total(sums).tolist()
         return nll / targets, grad_norm, stops > 0
+
+    def validate(self, step: int) -> None:
+        """Report the loss on documents that are never trained on."""
+        if self.opened.validation is not None:
+            parts = self.config.train.accumulate * self.engine.world
+            row = self.config.train.tokens_per_step // parts
+            self.tell(validate(self.model, self.opened.validation, self.engine, step=step, row=row))
 
     def save(self, step: int) -> None:
         """Write a checkpoint and remove those that are too old."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lmtrain.batch import IGNORED
 from lmtrain.train.report import ValidationReport
 
 if TYPE_CHECKING:
@@ -29,20 +28,19 @@ def validate(
         step: for the report.
         row: tokens of a batch.
     """
-    place = {length: index for index, length in enumerate(validation.lengths)}
-    sums = torch.zeros(len(place), 2, dtype=torch.float64, device=engine.device)
-    for length, batch in validation.batches(row, rank=engine.rank, world=engine.world):
-        here = batch.to(engine.device)
-        losses = model(here.tokens, here.layout, here.targets)
-        sums[place[length], 0] += losses.nll.sum(dtype=torch.float64)
-        sums[place[length], 1] += (here.targets != IGNORED).sum()
-    nats, counts = engine.total(sums).T.tolist()
-    size = validation.bytes
+    lengths = list(validation.targets)
+    nats = torch.zeros(len(lengths), dtype=torch.float64, device=engine.device)
+    batches = validation.batches(row, rank=engine.rank, world=engine.world, device=engine.device)
+    for length, batch in batches:
+        losses = model(batch.tokens, batch.layout, batch.targets)
+        nats[lengths.index(length)] += losses.nll.sum(dtype=torch.float64)
+    by_length = dict(zip(lengths, engine.total(nats).tolist(), strict=True))
+    total, size = sum(by_length.values()), validation.bytes
     return ValidationReport(
         step=step,
-        val_loss=sum(nats) / sum(counts),
-        val_bits_per_byte=sum(nats) / log(2) / size if size else None,
+        val_loss=total / sum(validation.targets.values()),
+        val_bits_per_byte=total / log(2) / sum(size.values()) if size else None,
         val_loss_by_length={
-            str(length): nats[i] / counts[i] for length, i in place.items() if counts[i]
+            str(length): sums / validation.targets[length] for length, sums in by_length.items()
         },
     )
