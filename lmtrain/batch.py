@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from torch import Tensor
+
+from lmtrain.layout import SequenceLayout
+
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
-
-    from lmtrain.layout import SequenceLayout
 
 IGNORED = -100
 """Target of a token that carries no loss."""

@@ -34,13 +34,17 @@ class SequenceLayout:
     start: int
     stop: int
     device: torch.device = field(default=torch.device("cpu"), compare=False)
-    _derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _derived: dict[Any, Any] = field(
+        default_factory=dict[Any, Any], init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.bounds[:1] != (0,) or any(b <= a for a, b in pairwise(self.bounds)):
             raise ValueError(f"bounds must start at 0 and strictly increase, got {self.bounds[:8]}")
         if not 0 <= self.start <= self.stop <= self.bounds[-1]:
-            raise ValueError(f"span [{self.start}, {self.stop}) leaves the row of {self.bounds[-1]}")
+            raise ValueError(
+                f"span [{self.start}, {self.stop}) leaves the row of {self.bounds[-1]}"
+            )
 
     @classmethod
     def whole(cls, bounds: Iterable[int]) -> Self:
@@ -102,7 +106,7 @@ class SequenceLayout:
 
     @cached_property
     def uniform(self) -> tuple[int, int] | None:
-        """``(documents, length)`` when the span is documents, or parts, of one length; else None."""
+        """``(documents, length)`` when all documents, or parts, of the span have one length."""
         lengths = self.lengths
         return (len(lengths), lengths[0]) if lengths and len(set(lengths)) == 1 else None
 

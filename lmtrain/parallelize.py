@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lmtrain.config import Remat
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
 
     from lmtrain.models.decoder import Decoder
@@ -36,3 +38,12 @@ def shard(model: Decoder, mesh: DeviceMesh) -> None:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def write(parameter: Tensor, values: Tensor) -> None:
+    """Put the full ``values``, the same on every process, into a parameter, sharded or not."""
+    if isinstance(parameter, DTensor):
+        mesh, placements = parameter.device_mesh, parameter.placements
+        on_device = values.to(mesh.device_type)
+        values = distribute_tensor(on_device, mesh, placements, src_data_rank=None)
+    parameter.copy_(values)

@@ -215,16 +215,16 @@ class ModelConfig:
         return problems
 
 
-_SIZES = (
-    "heads kv_heads head_dim expand state_dim groups conv_width key_heads value_heads key_dim "
-    "value_dim hidden"
-).split()
+_SIZES = {
+    *("heads", "kv_heads", "head_dim", "expand", "state_dim", "groups", "conv_width"),
+    *("key_heads", "value_heads", "key_dim", "value_dim", "hidden"),
+}
 
 
 def _problems(part: Any, d_model: int) -> list[tuple[str, str]]:
     """Sizes below one first: what divides by them is asked only when they are sound."""
-    sizes = ((name, getattr(part, name, None)) for name in _SIZES)
-    small = [(n, f"{v} must be at least 1") for n, v in sizes if isinstance(v, int) and v < 1]
+    sizes = ((f.name, getattr(part, f.name)) for f in fields(part) if f.name in _SIZES)
+    small = [(n, f"{v} must be at least 1") for n, v in sizes if v is not None and v < 1]
     if small or not hasattr(part, "problems"):
         return small
     return list(part.problems(d_model))

@@ -20,31 +20,35 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lmtrain.models.layers import RMSNorm
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Generator, Tensor, nn
 
     from lmtrain.models.decoder import Decoder
 
 
 @torch.no_grad()
-def initialize(model: Decoder, *, seed: int) -> None:
-    """Fill every parameter of ``model``, materialised and possibly sharded, in place."""
+def initialize(
+    model: Decoder, *, seed: int, write: Callable[[Tensor, Tensor], object] = torch.Tensor.copy_
+) -> None:
+    """Fill every parameter of ``model`` in place.
+
+    Args:
+        model: materialised, and possibly sharded.
+        seed: of all draws.
+        write: puts the full values into a parameter, which may hold a part of them.
+    """
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{path}.{name}"
-            values = _draw(model, module, full, parameter, _generator(seed, full))
-            if isinstance(parameter, DTensor):
-                mesh, placements = parameter.device_mesh, parameter.placements
-                values = distribute_tensor(
-                    values.to(mesh.device_type), mesh, placements, src_data_rank=None
-                )
-            parameter.copy_(values)
+            values = _draw(model, module, full, parameter.shape, _generator(seed, full))
+            write(parameter, values)
 
 
 def _generator(seed: int, name: str) -> Generator:
@@ -53,28 +57,29 @@ def _generator(seed: int, name: str) -> Generator:
 
 
 def _draw(
-    model: Decoder, module: nn.Module, path: str, parameter: Tensor, generator: Generator
+    model: Decoder, module: nn.Module, path: str, shape: torch.Size, generator: Generator
 ) -> Tensor:
     """The values of one parameter: the table above."""
-    std, shape, name = model.config.init_std, parameter.shape, path.rsplit(".", 1)[-1]
-    match module, name:
+    values = torch.empty(shape)
+    match module, path.rsplit(".", 1)[-1]:
         case RMSNorm(), _:
-            return torch.full(shape, 0.0 if module.zero_centered else 1.0)
+            values.fill_(0.0 if module.zero_centered else 1.0)
         case _, "D" | "norm_weight":
-            return torch.ones(shape)
+            values.fill_(1.0)
         case _, "conv_bias":
-            return torch.zeros(shape)
+            values.zero_()
         case _, "conv_weight":
-            return (2 * torch.rand(shape, generator=generator) - 1) * shape[0] ** -0.5
+            values.uniform_(-1, 1, generator=generator).mul_(shape[0] ** -0.5)
         case _, "A_log":
-            return torch.empty(shape).uniform_(1, 16, generator=generator).log()
+            values.uniform_(1, 16, generator=generator).log_()
         case Mamba2() | GatedDeltaNet(), "dt_bias":
             low, high = math.log(module.config.dt_min), math.log(module.config.dt_max)
-            dt = torch.empty(shape).uniform_(low, high, generator=generator).exp()
-            return dt + (-torch.expm1(-dt)).log()
-        case _, "weight" if path.endswith("out_proj.weight"):
-            std /= math.sqrt(model.residual_branches)
-            return std * torch.randn(shape, generator=generator)
+            dt = values.uniform_(low, high, generator=generator).exp_()
+            values = dt + (-torch.expm1(-dt)).log()
         case _, "weight":
-            return std * torch.randn(shape, generator=generator)
-    raise AssertionError(f"no rule initialises {path}")
+            back = path.endswith("out_proj.weight")
+            scale = 1 / math.sqrt(model.residual_branches) if back else 1.0
+            values.normal_(0.0, model.config.init_std * scale, generator=generator)
+        case _:
+            raise AssertionError(f"no rule initialises {path}")
+    return values

@@ -29,7 +29,7 @@ class _SwiGlu(torch.autograd.Function):
         return silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor) -> Tensor:
+    def backward(ctx: Any, d_out: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         gate, up = ctx.saved_tensors[0].chunk(2, -1)
         d_gate = torch.ops.aten.silu_backward(d_out * up, gate)
         return torch.cat([d_gate, d_out * silu(gate)], -1)

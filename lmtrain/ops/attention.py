@@ -99,9 +99,7 @@ def _attend_band(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     tail = blocks * block - length
     q = F.pad(q, (0, 0, 0, 0, 0, tail)).unflatten(1, (blocks, block))
     k, v = (F.pad(x, (0, 0, 0, 0, reach * block, tail)).unflatten(1, (-1, block)) for x in (k, v))
-    k, v = (
-        torch.cat([x[:, i : i + blocks] for i in range(reach + 1)], 2) for x in (k, v)
-    )
+    k, v = (torch.cat([x[:, i : i + blocks] for i in range(reach + 1)], 2) for x in (k, v))
     # the first blocks also hide the padding before the document; the others share one mask
     first = min(reach, blocks)
     mask = _band(reach + 1, block, window, q.device)

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
 
 
-def short_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout
-) -> Tensor:
+def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout) -> Tensor:
     """``silu(conv(x) + bias)``: ``x [t, c], weight [taps, c], bias [c] or None -> [t, c]``.
 
     The last tap meets the token itself; a tap that would reach another document meets zero. With
@@ -45,7 +43,7 @@ class _Conv(torch.autograd.Function):
         return y.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         rows, d_rows = _rows(x, ctx.layout), _rows(dy, ctx.layout)
         masks = ctx.layout.derive(_masks, len(weight), x.dtype)

@@ -29,8 +29,8 @@ BASE = 16
 class GatedDelta:
     """The recurrence of Gated DeltaNet.
 
-    Inputs ``q [t, g, k], k [t, g, k], v [t, h, v], decay [t, h], beta [t, h]``: ``decay`` is the log
-    decay (<= 0), ``beta`` in [0, 2] with keys of norm <= 1. Each of the ``g`` key heads serves
+    Inputs ``q, k [t, g, k], v [t, h, v], decay, beta [t, h]``: ``decay`` is the log decay (<= 0),
+    ``beta`` lies in [0, 2] and keys have at most norm 1. Each of the ``g`` key heads serves
     ``h / g`` consecutive value heads.
     """
 
@@ -112,68 +112,72 @@ class _Scan(torch.autograd.Function):
         Q, K, V = (grid.split(x, groups) for x in (q, k, v))
         g, b = (grid.split(x[:, :, None], groups) for x in (decay, beta))
         d = Decays.of(g, grid)
-        similar = (K @ K.mT) * d.between
-        T = inverse((b * similar).tril(-1))
-        u, w = (T @ torch.cat([b * V, (b * d.inflow) * K], -1)).split(
-            [v.shape[2], k.shape[2]], -1
-        )
-        Kout = d.outflow * K
-        state = grid.enter(initial, V, (groups, heads, k.shape[2], v.shape[2]))
-        states = V.new_empty(grid.chunks, *state.shape)
-        written = torch.empty_like(u)
+        similar, P = (K @ K.mT) * d.between, (Q @ K.mT) * d.between
+        T = inverse((b * similar).tril_(-1))
+        mixed = V.new_empty(*V.shape[:-1], v.shape[2] + k.shape[2])
+        torch.mul(b, V, out=mixed[..., : v.shape[2]])
+        torch.mul(b * d.inflow, K, out=mixed[..., v.shape[2] :])
+        solved = T @ mixed
+        u, w = _flat(solved).split([v.shape[2], k.shape[2]], -1)
+        Kout, carry = _flat(d.outflow * K), _flat(d.carry)
+        entering = grid.enter(initial, V, (groups, heads, k.shape[2], v.shape[2]))
+        states = V.new_empty(grid.chunks + 1, len(u[0]), k.shape[2], v.shape[2])
+        states[0] = entering.flatten(0, 1)
+        written = torch.empty_like(u, memory_format=torch.contiguous_format)
         for n in range(grid.chunks):
-            states[n] = state
-            written[n] = u[n] - w[n] @ state
-            state = d.carry[n] * state + Kout[n].mT @ written[n]
-        P = (Q @ K.mT) * d.between
-        out = d.inflow * (Q @ states) + P @ written
-        ctx.save_for_backward(q, k, v, decay, beta, T, u, w, written, states, state)
+            torch.baddbmm(u[n], w[n], states[n], alpha=-1, out=written[n])
+            torch.mul(carry[n], states[n], out=states[n + 1])
+            states[n + 1].baddbmm_(Kout[n].mT, written[n])
+        written, states = (x.unflatten(1, V.shape[1:3]) for x in (written, states))
+        out = (Q @ states[:-1]).mul_(d.inflow) + P @ written
+        ctx.save_for_backward(q, k, v, decay, beta, T, solved, written, states)
         ctx.grid, ctx.initial = grid, initial is not None
-        return grid.join(out).to(v.dtype), grid.leave(state, groups)
+        return grid.join(out).to(v.dtype), grid.leave(states[-1], groups)
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor, d_final: Tensor) -> tuple[Any, ...]:
-        q, k, v, decay, beta, T, u, w, written, states, last = ctx.saved_tensors
+    def backward(ctx: Any, d_out: Tensor, d_final: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, decay, beta, T, solved, written, states = ctx.saved_tensors
         grid: ChunkGrid = ctx.grid
         groups, heads, key_dim = q.shape[1], v.shape[1] // q.shape[1], k.shape[2]
         Q, K, V, dO = (grid.split(x, groups) for x in (q, k, v, d_out))
         g, b = (grid.split(x[:, :, None], groups) for x in (decay, beta))
         d = Decays.of(g, grid)
         similar, P = (K @ K.mT) * d.between, (Q @ K.mT) * d.between
-        Kout, dO_in = d.outflow * K, d.inflow * dO
+        Kout, carry, w = _flat(d.outflow * K), _flat(d.carry), _flat(solved)[..., v.shape[2] :]
 
-        # state recurrence backward in time; d_states[n] is what leaves chunk n
-        d_state = torch.zeros_like(last)
-        d_state[-groups:] = d_final.unflatten(0, (groups, heads))
-        d_states, d_written = torch.empty_like(states), P.mT @ dO
-        read = Q.mT @ dO_in
+        # backward in time; d_states[n] belongs to the state that enters chunk n
+        d_written = _flat(P.mT @ dO)
+        read = _flat(Q.mT @ (d.inflow * dO))
+        d_states = read.new_zeros(grid.chunks + 1, *read.shape[1:])
+        d_states[-1, -groups * heads :] = d_final
         for n in reversed(range(grid.chunks)):
-            d_states[n] = d_state
-            d_written[n] += Kout[n] @ d_state
-            d_state = d.carry[n] * d_state + read[n] - w[n].mT @ d_written[n]
+            d_written[n].baddbmm_(Kout[n], d_states[n + 1])
+            torch.addcmul(read[n], carry[n], d_states[n + 1], out=d_states[n])
+            d_states[n].baddbmm_(w[n].mT, d_written[n], alpha=-1)
+        d_written, d_states = (x.unflatten(1, V.shape[1:3]) for x in (d_written, d_states))
 
         dP = dO @ written.mT
-        d_solved = torch.cat([d_written, -(d_written @ states.mT)], -1)
+        d_solved = torch.cat([d_written, -(d_written @ states[:-1].mT)], -1)
         d_mixed = T.mT @ d_solved
-        dA = -(d_mixed @ torch.cat([u, w], -1).mT).tril(-1)
+        dA = -(d_mixed @ solved.mT).tril_(-1)
         d_bV, d_bK = d_mixed.split([v.shape[2], key_dim], -1)
         d_bK = d.inflow * d_bK
 
-        dQin = d.inflow * (dO @ states.mT)
-        dKout = d.outflow * (written @ d_states.mT)
+        dQin = d.inflow * (dO @ states[:-1].mT)
+        dKout = d.outflow * (written @ d_states[1:].mT)
         d_scores, d_similar = (dP * d.between).sum(2, True), (b * dA * d.between).sum(2, True)
         dQ = d_scores @ K + dQin.sum(2, True)
         dK = d_scores.mT @ Q + (d_similar + d_similar.mT) @ K + (b * d_bK + dKout).sum(2, True)
         dV = b * d_bV
-        d_beta = (dA * similar).sum(-1, True) + (d_bV * V).sum(-1, True)
         from_key = (d_bK * K).sum(-1, True)
-        d_beta += from_key
+        dA, dP = dA * similar, dP * P  # gradients of the logarithms of both, but for beta
+        d_beta = dA.sum(-1, True) + (d_bV * V).sum(-1, True) + from_key
 
-        leaving = torch.cat([states[1:], last[None]])
-        paired = (b * dA) * similar + dP * P
+        # log e^(G_i - G_j) is linear in G: a query adds what it takes, a key gives it back
+        paired = torch.addcmul(dP, b, dA)
         d_total = paired.sum(-1, True) - paired.sum(-2)[..., None]
         d_total += b * from_key + (dQin * Q).sum(-1, True) - (dKout * K).sum(-1, True)
-        d_total[..., -1:, :] += (leaving * d_states).sum((-2, -1))[..., None, None]
+        d_total[..., -1:, :] += (states[1:] * d_states[1:]).sum((-2, -1))[..., None, None]
         d_decay = grid.cumulate_grad(d_total)
 
         grads = [grid.join(x) for x in (dQ, dK, dV)]
@@ -181,6 +185,11 @@ class _Scan(torch.autograd.Function):
         grads = [x.to(y.dtype) for x, y in zip(grads, (q, k, v, decay, beta), strict=True)]
         d_initial = None
         if ctx.initial:
-            first = d_state[:groups].flatten(0, 1)
-            d_initial = first if grid.continues else torch.zeros_like(first)
+            first = d_states[0, :groups].flatten(0, 1)
+            d_initial = first * grid.continues
         return *grads, d_initial, None
+
+
+def _flat(x: Tensor) -> Tensor:
+    """``[n, x, r, …]`` to ``[n, x * r, …]``."""
+    return x.flatten(1, 2)

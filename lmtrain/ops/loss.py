@@ -73,7 +73,7 @@ class _Function(torch.autograd.Function):
         return total, nll
 
     @staticmethod
-    def backward(ctx: Any, d_total: Tensor, _: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, d_total: Tensor, _: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         grads = iter(ctx.saved_tensors)
         scaled = (next(grads) * d_total if needed else None for needed in ctx.needs_input_grad[:2])
         return *scaled, None, None

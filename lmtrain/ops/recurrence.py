@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lmtrain.layout import SequenceLayout
 
 
@@ -106,16 +105,25 @@ class ChunkGrid:
 
     def split(self, x: Tensor, groups: int) -> Tensor:
         """``[t, h, d]`` to ``[chunks, rows * groups, h / groups, size, d]``, at least fp32."""
+        return self.split_wide(x, groups).transpose(2, 3).contiguous()
+
+    def split_wide(self, x: Tensor, groups: int) -> Tensor:
+        """The same with heads after tokens, ``[…, size, h / groups, d]``: a view where it can."""
         heads, width = x.shape[1:]
-        x = x.view(self.rows, self.length, heads, width)
-        x = F.pad(x, (0, 0, 0, 0, 0, self.chunks * self.size - self.length))
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = x.reshape(self.rows, self.length, heads, width)
+        if missing := self.chunks * self.size - self.length:
+            x = F.pad(x, (0, 0, 0, 0, 0, missing))
         x = x.view(self.rows, self.chunks, self.size, groups, heads // groups, width)
-        x = x.permute(1, 0, 3, 4, 2, 5).flatten(1, 2)
-        return x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+        return x.permute(1, 0, 3, 2, 4, 5).flatten(1, 2)
 
     def join(self, x: Tensor) -> Tensor:
         """The inverse of ``split``."""
-        x = x.unflatten(1, (self.rows, -1)).permute(1, 0, 4, 2, 3, 5)
+        return self.join_wide(x.transpose(2, 3))
+
+    def join_wide(self, x: Tensor) -> Tensor:
+        """The inverse of ``split_wide``."""
+        x = x.unflatten(1, (self.rows, -1)).permute(1, 0, 3, 2, 4, 5)
         x = x.reshape(self.rows, self.chunks * self.size, -1, x.shape[-1])
         return x[:, : self.length].reshape(self.rows * self.length, -1, x.shape[-1])
 
@@ -194,4 +202,3 @@ class Decays:
         if (m := grid.masks) is None:
             return cls(between.tril_(), inflow, outflow, carry)
         return cls(between * m.visible, inflow * m.inflow, outflow * m.outflow, carry * m.carry)
-

@@ -46,14 +46,10 @@ def rotary(x: Tensor, position: Tensor, theta: float) -> Tensor:
     frequency = theta ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = (position[:, None] * frequency)[:, None].to(x.dtype)
     a, b = x[..., :half], x[..., half:]
-    return torch.cat(
-        [a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1
-    )
+    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
 
-def short_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout
-) -> Tensor:
+def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout) -> Tensor:
     """Causal depthwise convolution and SiLU: ``x [t, c], weight [taps, c], bias [c] -> [t, c]``.
 
     The last tap meets the token itself; a tap that would reach another document meets zero.

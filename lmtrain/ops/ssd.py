@@ -50,83 +50,85 @@ class ScalarDecay:
         return (q[:, None, :] @ state).squeeze(1), state
 
 
-def _wide(x: Tensor) -> Tensor:
-    """``[n, x, r, c, v]`` to ``[n, x, c, r * v]``: heads of a group side by side, one product."""
-    return x.transpose(2, 3).flatten(3)
-
-
-def _narrow(x: Tensor, heads: int) -> Tensor:
-    """The inverse of ``_wide``."""
-    return x.unflatten(3, (heads, -1)).transpose(2, 3)
-
-
-def _per_column(carry: Tensor, width: int) -> Tensor:
-    """``[n, x, r, 1, 1]`` carries to ``[n, x, 1, r * width]``, one for each column of a state."""
-    return carry.squeeze(-1).expand(-1, -1, -1, width).flatten(2)[:, :, None]
-
-
 class _Scan(torch.autograd.Function):
-    """Chunk axes: n chunks, x rows times groups, r heads of a group, c tokens."""
+    """Chunk axes: n chunks, x rows times groups, c tokens, r heads of a group.
+
+    Heads of a group share keys and queries, so what meets the state keeps them side by side
+    (``[n, x, c, r * v]``, the order of the inputs): one large product instead of ``r`` small ones.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, initial: Any, grid: ChunkGrid
     ) -> tuple[Tensor, Tensor]:
-        groups, heads, width = q.shape[1], v.shape[1] // q.shape[1], v.shape[2]
+        groups, (heads, width) = q.shape[1], (v.shape[1] // q.shape[1], v.shape[2])
         Q, K = (grid.split(x, groups).squeeze(2) for x in (q, k))
-        V, g = grid.split(v, groups), grid.split(decay[:, :, None], groups)
-        d = Decays.of(g, grid)
-        carry = _per_column(d.carry, width)
-        added = K.mT @ _wide(V * d.outflow)
+        V, d = grid.split_wide(v, groups), _decays(decay, grid, groups)
+        added = K.mT @ (V * d.outflow.transpose(2, 3)).flatten(3)
+        states = added.new_empty(grid.chunks + 1, *added.shape[1:])
         entering = grid.enter(initial, V, (groups, heads, q.shape[2], width))
-        state = entering.transpose(1, 2).flatten(2)
-        states = torch.empty_like(added)
+        states[0] = entering.transpose(1, 2).flatten(2)
+        carry = _per_column(d.carry, width)
         for n in range(grid.chunks):
-            states[n] = state
-            state = torch.addcmul(added[n], carry[n], state)
-        out = ((Q @ K.mT)[:, :, None] * d.between) @ V
-        out += _narrow(Q @ states, heads) * d.inflow
-        ctx.save_for_backward(q, k, v, decay, states, state, out)
+            torch.addcmul(added[n], carry[n], states[n], out=states[n + 1])
+        out = (Q @ states[:-1]).unflatten(3, (heads, width)).mul_(d.inflow.transpose(2, 3))
+        out += (_scores(Q, K, d) @ V.transpose(2, 3)).transpose(2, 3)
+        ctx.save_for_backward(q, k, v, decay, states, out)
         ctx.grid, ctx.initial = grid, initial is not None
-        final = grid.leave(state.unflatten(2, (heads, width)).transpose(1, 2), groups)
-        return grid.join(out).to(v.dtype), final
+        final = states[-1].unflatten(2, (heads, width)).transpose(1, 2)
+        return grid.join_wide(out).to(v.dtype), grid.leave(final, groups)
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor, d_final: Tensor) -> tuple[Any, ...]:
-        q, k, v, decay, states, last, out = ctx.saved_tensors
+    def backward(ctx: Any, d_out: Tensor, d_final: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, decay, states, out = ctx.saved_tensors
         grid: ChunkGrid = ctx.grid
-        groups, heads, width = q.shape[1], v.shape[1] // q.shape[1], v.shape[2]
+        groups, (heads, width) = q.shape[1], (v.shape[1] // q.shape[1], v.shape[2])
         Q, K = (grid.split(x, groups).squeeze(2) for x in (q, k))
-        V, dO = grid.split(v, groups), grid.split(d_out, groups)
-        d = Decays.of(grid.split(decay[:, :, None], groups), grid)
+        V, dO = (grid.split_wide(x, groups) for x in (v, d_out))
+        d = _decays(decay, grid, groups)
+
+        dO_in = (dO * d.inflow.transpose(2, 3)).flatten(3)
+        read = Q.mT @ dO_in
+        d_states = torch.zeros_like(states)  # d_states[n] belongs to what enters chunk n
+        d_states[-1, -groups:] = d_final.unflatten(0, (groups, heads)).transpose(1, 2).flatten(2)
         carry = _per_column(d.carry, width)
-
-        inflow_dO = _wide(dO * d.inflow)
-        d_state = torch.zeros_like(last)
-        d_state[-groups:] = d_final.unflatten(0, (groups, heads)).transpose(1, 2).flatten(2)
-        d_leaving = Q.mT @ inflow_dO
         for n in reversed(range(grid.chunks)):
-            entering = torch.addcmul(d_leaving[n], carry[n], d_state)
-            d_leaving[n] = d_state
-            d_state = entering
+            torch.addcmul(read[n], carry[n], d_states[n + 1], out=d_states[n])
 
-        scores = Q @ K.mT
-        d_scores = ((dO @ V.mT) * d.between).sum(2)
-        dV = (scores[:, :, None] * d.between).mT @ dO
-        dV += _narrow(K @ d_leaving, heads) * d.outflow
-        dQ = d_scores @ K + inflow_dO @ states.mT
-        dK = d_scores.mT @ Q + _wide(V * d.outflow) @ d_leaving.mT
+        narrow_dO = dO.transpose(2, 3).contiguous()
+        d_scores = (narrow_dO @ V.transpose(2, 3).mT).mul_(d.between).sum(2)
+        dV = (K @ d_states[1:]).unflatten(3, (heads, width)).mul_(d.outflow.transpose(2, 3))
+        dV += (_scores(Q, K, d).mT @ narrow_dO).transpose(2, 3)
+        dQ = d_scores @ K + dO_in @ states[:-1].mT
+        V_out = (V * d.outflow.transpose(2, 3)).flatten(3)
+        dK = d_scores.mT @ Q + V_out @ d_states[1:].mT
 
         # log e^(G_i - G_j) is linear in G: a query adds what it takes, a key gives it back
-        leaving = torch.cat([states[1:], last[None]])
-        d_total = (dO * out).sum(-1, keepdim=True) - (V * dV).sum(-1, keepdim=True)
-        d_total[..., -1:, :] += _narrow(leaving * d_leaving, heads).sum((-2, -1))[..., None, None]
+        d_total = torch.addcmul(dO * out, V, dV, value=-1).sum(-1).mT[..., None]
+        kept = (states[1:] * d_states[1:]).unflatten(3, (heads, width)).sum((2, 4))
+        d_total[..., -1, 0] += kept
         d_decay = grid.join(grid.cumulate_grad(d_total)).squeeze(-1)
 
         d_initial = None
         if ctx.initial:
-            first = d_state[:groups].unflatten(2, (heads, width)).transpose(1, 2).flatten(0, 1)
-            d_initial = first if grid.continues else torch.zeros_like(first)
+            first = d_states[0, :groups].unflatten(2, (heads, width)).transpose(1, 2)
+            d_initial = first.flatten(0, 1) * grid.continues
         dQ, dK = (grid.join(x[:, :, None]) for x in (dQ, dK))
-        grads = (dQ, dK, grid.join(dV), d_decay)
-        return *(x.to(y.dtype) for x, y in zip(grads, (q, k, v, decay), strict=True)), d_initial, None
+        grads = (dQ, dK, grid.join_wide(dV), d_decay)
+        grads = (x.to(y.dtype) for x, y in zip(grads, (q, k, v, decay), strict=True))
+        return *grads, d_initial, None
+
+
+def _decays(decay: Tensor, grid: ChunkGrid, groups: int) -> Decays:
+    """The decay factors of log decays ``[t, h]``."""
+    return Decays.of(grid.split(decay[:, :, None], groups), grid)
+
+
+def _scores(Q: Tensor, K: Tensor, d: Decays) -> Tensor:
+    """``[n, x, r, c, c]``: what each token takes from those before it in the chunk."""
+    return (Q @ K.mT)[:, :, None] * d.between
+
+
+def _per_column(carry: Tensor, width: int) -> Tensor:
+    """``[n, x, r, 1, 1]`` carries to ``[n, x, 1, r * width]``, one for each column of a state."""
+    return carry.squeeze(-1).expand(-1, -1, -1, width).flatten(2)[:, :, None]

@@ -82,7 +82,9 @@ def test_preparation_names_its_problem(config: PrepareConfig, sentence: str) -> 
     assert sentence in problem
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "curriculum").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "curriculum").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_shipped_curricula_fit_the_schema(path: Path) -> None:
     merged = OmegaConf.merge(OmegaConf.structured(CurriculumConfig), OmegaConf.load(path))
     assert merged.name == path.stem

@@ -83,7 +83,9 @@ def test_long_lengths_are_ordinary(longest: int) -> None:
 
 def test_a_document_of_257_tokens_is_one_piece_of_256() -> None:
     pieces = decompose(lay([257]), [64, 128, 256, 512])
-    assert {length: len(starts) for length, starts in pieces.buckets.items() if len(starts)} == {256: 1}
+    assert {length: len(starts) for length, starts in pieces.buckets.items() if len(starts)} == {
+        256: 1
+    }
 
 
 def test_it_is_vectorised() -> None:

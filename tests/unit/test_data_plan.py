@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from data_stores import random_texts, write_store
 
-from lmtrain.data.config import CurriculumConfig, CurriculumName, LongDocuments, Randomness, Remainder
+from lmtrain.data.config import (
+    CurriculumConfig,
+    CurriculumName,
+    LongDocuments,
+    Randomness,
+    Remainder,
+)
 from lmtrain.data.plan import Plan
 from lmtrain.data.store import Selection, Side, Store
 

@@ -5,8 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,9 @@ from lmtrain.data.manifest import Manifest, inside, sample_sha256, token_dtype
 from lmtrain.data.store import Selection, Side, Store, open_store
 from lmtrain.data.tokenize import bytes_tokenizer, token_bytes
 from lmtrain.data.writer import Writer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TEXTS = random_texts(60, longest=600)
 
@@ -224,17 +226,12 @@ def test_an_empty_store_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_failed_writer_leaves_nothing(tmp_path: Path) -> None:
-    def fail() -> None:
-        with Writer(
-            out=tmp_path / "store",
-            tokenizer=bytes_tokenizer(),
-            tokenizer_name="bytes",
-            end_of_text=256,
-        ) as writer:
-            writer.add(["text"])
-            raise KeyboardInterrupt
-
-    pytest.raises(KeyboardInterrupt, fail)
+    writer = Writer(
+        out=tmp_path / "store", tokenizer=bytes_tokenizer(), tokenizer_name="bytes", end_of_text=256
+    )
+    with pytest.raises(KeyboardInterrupt), writer:
+        writer.add(["text"])
+        raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
 

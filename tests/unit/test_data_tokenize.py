@@ -22,7 +22,9 @@ from lmtrain.data.tokenize import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-TEXTS = [f"the quick brown fox number {i} jumps over the lazy dog\n\tagain, ünïcödé" for i in range(50)]
+TEXTS = [
+    f"the quick brown fox number {i} jumps over the lazy dog\n\tagain, ünïcödé" for i in range(50)
+]
 BPE = train_bpe(TEXTS, vocab_size=300)
 BYTES = bytes_tokenizer()
 BPE_SIZES, BYTES_SIZES = token_bytes(BPE), token_bytes(BYTES)

@@ -22,15 +22,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_store(tmp_path_factory.mktemp("validation") / "store", random_texts(300))
 
 
-def rows(validation: ValidationSet, tokens: int, world: int) -> list[list[tuple[int, torch.Tensor]]]:
+def rows(
+    validation: ValidationSet, tokens: int, world: int
+) -> list[list[tuple[int, torch.Tensor]]]:
     return [
-        [(n, torch.stack([b.tokens, b.targets])) for n, b in validation.batches(tokens, rank=r, world=world)]
+        [
+            (n, torch.stack([b.tokens, b.targets]))
+            for n, b in validation.batches(tokens, rank=r, world=world)
+        ]
         for r in range(world)
     ]
 
 
 def sums(validation: ValidationSet, tokens: int, world: int) -> dict[int, tuple[int, int]]:
-    """For each length a sum over its (token, target) pairs that no other pairs have, and a count."""
+    """For each length a sum that tells its (token, target) pairs from others, and their count."""
     total: Counter[int] = Counter()
     count: Counter[int] = Counter()
     for rank in rows(validation, tokens, world):

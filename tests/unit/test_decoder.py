@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lmtrain.config import Remat
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.config import MlpConfig, MlpKind, ModelConfig, NormConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
+from lmtrain.parallelize import rematerialize
 
 WORDS = ["A", "W", "M", "G", "GWMA", "gwma-", "[AM][GW]", "[am]-"]
 LENGTHS = [1, 37, 1, 1, 80, 64, 3]
@@ -101,8 +103,7 @@ def test_remat_changes_nothing(word: str) -> None:
     grads = []
     for remat in (False, True):
         model = build(config(word))
-        for block in model.blocks:
-            block.remat = remat
+        rematerialize(model, Remat.block if remat else Remat.none)
         model(text, layout, text.roll(-1)).total.backward()
         grads.append([p.grad for p in model.parameters()])
     for a, b in zip(*grads, strict=True):
@@ -138,8 +139,9 @@ def test_initialisation_depends_on_seed_and_name_alone() -> None:
 def test_residual_projections_shrink_with_depth() -> None:
     model = build(config("Ga-", n_layers=3, d_model=64))
     assert model.residual_branches == 4
-    plain = model.blocks[0].mixers[0].in_proj.weight.std().item()
-    back = model.blocks[0].mixers[0].out_proj.weight.std().item()
+    weights = model.state_dict()
+    plain = weights["blocks.0.mixers.0.in_proj.weight"].std().item()
+    back = weights["blocks.0.mixers.0.out_proj.weight"].std().item()
     assert back == pytest.approx(plain / 2, rel=0.05)
 
 

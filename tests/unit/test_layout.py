@@ -63,6 +63,6 @@ def test_an_uneven_shard_is_refused() -> None:
 def test_derived_values_are_built_once() -> None:
     layout = SequenceLayout.of_lengths([4])
     calls = []
-    build = lambda lay, n: calls.append(n) or n  # noqa: E731
+    build = lambda _, n: calls.append(n) or n  # noqa: E731
     assert layout.derive(build, 3) == layout.derive(build, 3) == 3
     assert calls == [3]

@@ -232,7 +232,7 @@ def test_mixer_equals_transformers(name: str, length: int) -> None:
     generator = torch.Generator().manual_seed(length)
     x = torch.randn(length, D, generator=generator, requires_grad=True)
     cotangent = torch.randn(length, D, generator=generator)
-    theirs = dict(pair.theirs.named_parameters())
+    theirs: dict[str, Tensor] = dict(pair.theirs.named_parameters())
     expected = pair.call(x)
     want = torch.autograd.grad(expected, [x, *theirs.values()], cotangent)
     layout = SequenceLayout.of_lengths([length])

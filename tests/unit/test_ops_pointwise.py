@@ -51,7 +51,7 @@ def compare(fast: Callable, naive: Callable, *inputs: torch.Tensor) -> None:
     ],
     ids=lambda layout: "-".join(map(str, layout.lengths)),
 )
-def test_short_conv(layout: SequenceLayout, taps: int, bias: bool) -> None:
+def test_short_conv(layout: SequenceLayout, taps: int, *, bias: bool) -> None:
     inputs = [draw(len(layout), 3), draw(taps, 3), *([draw(3)] if bias else [])]
     compare(
         lambda x, w, b=None: short_conv(x, w, b, layout=layout),

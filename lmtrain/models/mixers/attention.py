@@ -87,8 +87,9 @@ def _append(state: KeyValues, k: Tensor, v: Tensor) -> KeyValues:
     if length > len(state.k):
         room = (max(length, 2 * len(state.k)) - len(state.k), *k.shape[1:])
         state = KeyValues(
-            torch.cat([state.k, k.new_zeros(room)]), torch.cat([state.v, v.new_zeros(room)])
-            , state.length
+            torch.cat([state.k, k.new_zeros(room)]),
+            torch.cat([state.v, v.new_zeros(room)]),
+            state.length,
         )
     state.k[state.length : length] = k  # type: ignore[index]
     state.v[state.length : length] = v  # type: ignore[index]
