@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from random import Random
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start
 
@@ -31,3 +32,31 @@ def uninitialised_memory_is_nan(request: pytest.FixtureRequest) -> Iterator[None
     torch.use_deterministic_algorithms(True)  # fills: torch.utils.deterministic
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides of a run of a second: every mixer, 8 steps, texts of six words as bytes."""
+    from lmtrain.config import PrepareConfig
+    from lmtrain.data.prepare import prepare
+
+    folder, random = tmp_path_factory.mktemp("tiny"), Random(0)
+    words = ["alpha", "beta", "gamma", "delta", "épsilon", "zeta"]
+    (folder / "texts").mkdir()
+    for number in range(120):
+        text = " ".join(random.choices(words, k=random.choice([5, 10, 20, 40])))
+        (folder / "texts" / f"{number}.txt").write_text(text)
+    store, texts = str(folder / "store"), str(folder / "texts")
+    prepare(PrepareConfig(input=texts, out=store, tokenizer="bytes"))
+    return [
+        *("data=store", f"data.source={store}", "data.val_fraction=0.1"),
+        *("model.d_model=32", "model.attention.heads=2", "model.attention.kv_heads=1"),
+        *("model.sliding_window.heads=2", "model.sliding_window.kv_heads=1"),
+        *("model.sliding_window.window=16", "model.mamba2.head_dim=16", "model.mamba2.state_dim=8"),
+        *("model.gated_deltanet.key_heads=1", "model.gated_deltanet.value_heads=2"),
+        *("model.gated_deltanet.key_dim=8", "model.gated_deltanet.value_dim=16"),
+        *("curriculum.min_length=16", "curriculum.max_length=64", "curriculum.cycle_steps=4"),
+        *("train.steps=8", "train.tokens_per_step=256", "optim.warmup_steps=2"),
+        *("validation.every=4", "validation.tokens=512", "checkpoint.every=3"),
+        *("samples.count=1", "samples.tokens=4", "samples.prompt_tokens=8"),
+    ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lmtrain.config import RunConfig, require
+from lmtrain.train.stop import say_stopping
 from lmtrain.train.trainer import Outcome, open_run, train
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def _spawn(config: RunConfig) -> Outcome:
             outcome = elastic_launch(settings, _work)(config)[0]
             return replace(outcome, signal=heard[0]) if heard and outcome.signal else outcome
         except ChildFailedError as error:
+            if heard:
+                raise KeyboardInterrupt from error
             raise SystemExit("lmtrain: a worker failed; what it said stands above") from error
 
 
@@ -83,6 +86,8 @@ def _relayed_signals() -> Iterator[list[int]]:
 
     def relay(number: int, _: FrameType | None) -> None:
         heard.append(number)
+        if len(heard) == 1:
+            say_stopping()
         for worker in multiprocessing.active_children():
             if worker.pid is not None:
                 os.kill(worker.pid, signal.SIGTERM if len(heard) == 1 else signal.SIGKILL)

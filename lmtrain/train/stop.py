@@ -38,7 +38,13 @@ class StopRequest:
     def _hear(self, number: int, _: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
-            again = "; once more quits at once" if self._insist else ""
-            print(f"\nfinishing the step, then saving{again}", file=sys.stderr, flush=True)
+            if self._insist:
+                say_stopping()
         elif self._insist:
             raise KeyboardInterrupt
+
+
+def say_stopping() -> None:
+    """Tell the person at the terminal that they were heard."""
+    told = "finishing the step, then saving; once more quits at once"
+    print(f"\n{told}", file=sys.stderr, flush=True)

@@ -1,0 +1,117 @@
+"""The command line, without a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hydra.errors import HydraException
+
+from lmtrain import cli, config
+
+
+def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lmtrain", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def test_alone_it_teaches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ([], ["--help"]):
+        monkeypatch.setattr(sys, "argv", ["lmtrain", *words])
+        cli.main()
+        text = capsys.readouterr().out
+        assert all(f"  {verb} " in text for verb in cli.VERBS)
+        assert "lmtrain train" in text
+        assert "--cfg job" in text
+
+
+def test_an_unknown_verb_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lmtrain", "tarin"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == "lmtrain: there is no verb tarin: do you mean train?\n"
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_shows_its_configuration(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lmtrain", verb, "--cfg", "job"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 0
+    assert ":" in capsys.readouterr().out
+
+
+def test_help_of_a_verb_lists_groups_and_keys(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lmtrain", "train", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    text = capsys.readouterr().out
+    assert "optim: adamw, wsd" in text
+    assert "tokens_per_step:" in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("lmtrain tr", "train"), ("lmtrain train optim=", "optim=wsd"), ("lmtrain bench wh", "what=")],
+)
+def test_the_shell_completes_verbs_groups_and_keys(
+    typed: str, offered: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lmtrain", "-sc", "query=bash"])
+    monkeypatch.setenv("COMP_LINE", typed)
+    cli.main()
+    assert offered in capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("optim.rate=1", "Could not override 'optim.rate': Key 'rate' not in 'OptimConfig'; --cfg"),
+        ("model=none", "In 'config': Could not find 'model/none'. Available options in 'model': "),
+        ("optim.lr=high", "optim.lr=high: Value 'high' of type 'str' could not be converted"),
+        ("model.pattern=(GG)2", "quote brackets and commas: 'key=\"[AM]\"'"),
+    ],
+)
+def test_mistakes_in_overrides_are_sentences(override: str, told: str) -> None:
+    with pytest.raises(HydraException) as raised:
+        config.compose([override])
+    sentence = cli.sentence(raised.value)
+    assert told in sentence
+    assert "\n" not in sentence
+
+
+def test_help_and_configuration_need_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['lmtrain', 'train', '--cfg', 'job']\n"
+        "from lmtrain.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+
+
+def test_a_mistake_exits_with_2_and_the_traceback_is_one_variable_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lmtrain", "generate", "tokens=0"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("lmtrain: 2 problems:\n- checkpoint is not set")
+    monkeypatch.setattr(sys, "argv", ["lmtrain", "generate", "tokens=0"])
+    monkeypatch.setenv("LMTRAIN_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="2 problems"):
+        cli.main()

@@ -1,0 +1,86 @@
+"""Drawing tokens, and turning them into text."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from lmtrain.config import Device, EngineConfig, compose
+from lmtrain.data.tokenize import bytes_tokenizer
+from lmtrain.evaluate import generate as module
+from lmtrain.evaluate.generate import Sampling, Writer, draw, next_tokens
+from lmtrain.layout import SequenceLayout
+from lmtrain.train.engine import LocalEngine
+from lmtrain.train.trainer import birth
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lmtrain.models.decoder import Decoder
+
+LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def model(tiny: list[str]) -> Decoder:
+    config = compose(tiny).resolved(257)
+    return birth(config, LocalEngine(EngineConfig(device=Device.cpu)))[0]
+
+
+def test_no_temperature_takes_the_likeliest() -> None:
+    assert draw(LOGITS, Sampling(temperature=0), seeded()).tolist() == [0]
+
+
+@pytest.mark.parametrize(("top_p", "possible"), [(0.5, {0}), (0.79, {0, 1}), (0.81, {0, 1, 2})])
+def test_top_p_keeps_the_smallest_set(top_p: float, possible: set[int]) -> None:
+    generator, sampling = seeded(), Sampling(top_p=top_p)
+    assert {int(draw(LOGITS, sampling, generator)) for _ in range(200)} == possible
+
+
+def test_temperature_sharpens() -> None:
+    generator = seeded()
+    drawn = [int(draw(LOGITS, Sampling(temperature=0.1), generator)) for _ in range(300)]
+    assert drawn.count(0) > 290
+
+
+def test_states_give_the_same_tokens_as_reading_all_again(model: Decoder) -> None:
+    prompt = torch.arange(40) % 7
+    tokens = next_tokens(model, prompt, Sampling(temperature=0), vocabulary=257, generator=seeded())
+    read = prompt.tolist()
+    for token in islice(tokens, 6):
+        logits = model(torch.tensor(read), SequenceLayout.of_lengths([len(read)]))
+        assert int(logits[-1, :257].argmax()) == token
+        read.append(token)
+
+
+def test_padding_of_the_vocabulary_is_never_drawn(model: Decoder) -> None:
+    with torch.no_grad():
+        model.norm.weight.zero_()  # all 320 logits are equal
+    tokens = next_tokens(model, torch.tensor([1]), Sampling(), vocabulary=3, generator=seeded())
+    assert set(islice(tokens, 50)) == {0, 1, 2}
+
+
+def test_characters_are_never_cut(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "aé€😀z"
+    monkeypatch.setattr(module, "next_tokens", lambda *_, **__: iter([*told.encode(), 256, 65]))
+    writer = Writer(model, bytes_tokenizer())
+    assert list(writer.write("x", 100, Sampling(), seed=0)) == list(told)
+    assert list(writer.write("x", 4, Sampling(), seed=0)) == ["a", "é"]
+
+
+def test_a_seed_decides_the_text(model: Decoder) -> None:
+    writer = Writer(model, bytes_tokenizer())
+    texts = ["".join(writer.write("x", 20, Sampling(), seed=seed)) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_no_checkpoint_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        Writer.open(tmp_path)

@@ -1,0 +1,100 @@
+"""What observers do with reports."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from lmtrain.config import LoggingSection, RunConfig, RunSection, WandbMode
+from lmtrain.train import report
+from lmtrain.train.report import Metrics, StepReport, Terminal, ValidationReport, observers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STEP = StepReport(
+    step=10,
+    loss=2.5,
+    lr=0.1,
+    grad_norm=1.0,
+    tokens=100,
+    length=64,
+    tokens_per_second=5000.0,
+    mfu=None,
+    data_wait=0.0,
+    memory=1,
+)
+VALIDATION = ValidationReport(
+    step=10, val_loss=2.0, val_bits_per_byte=1.5, val_loss_by_length={"64": 2.0}
+)
+
+
+def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    for heard in (STEP, VALIDATION, "for a person"):
+        metrics(heard)
+    first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    metrics.close()
+    assert first.keys() == {
+        "step", "loss", "lr", "grad_norm", "tokens", "length", "tokens_per_second", "mfu",
+        "data_wait", "memory",
+    }  # fmt: skip
+    assert first["mfu"] is None
+    assert second["val_loss_by_length"] == {"64": 2.0}
+
+
+def test_plain_lines_come_every_few_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(LoggingSection(every=10), first_step=8, steps=30)
+    for step in range(9, 31):
+        terminal(StepReport(**{**STEP.__dict__, "step": step}))
+    terminal(VALIDATION)
+    terminal.close()
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in printed] == ["9/30", "10/30", "20/30", "30/30", "10"]
+    assert "loss 2.500  length 64  5,000 tokens/s  ETA 0:00:00" in printed[3]
+    assert "validation loss 2.000  1.500 bits per byte  by length  64: 2.000" in printed[4]
+
+
+def test_only_the_first_rank_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tell = observers(RunConfig(run=RunSection(dir=str(tmp_path))), rank=1, first_step=0)
+    tell(STEP)
+    tell.close()
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("Something else", None),
+    ],
+)
+def test_peaks_are_known_by_name(
+    name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert report.peak_flops(torch.device("cuda", 0)) == peak
+    assert report.peak_flops(torch.device("cpu")) is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of wandb's own dependencies
+def test_wandb_works_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logging = LoggingSection(wandb=True, wandb_mode=WandbMode.offline)
+    config = RunConfig(run=RunSection(dir=str(tmp_path)), logging=logging)
+    for first_step in (0, 9):
+        tell = observers(config, rank=0, first_step=first_step)
+        tell(STEP)
+        tell(VALIDATION)
+        tell.close()
+    identity = (tmp_path / "wandb" / "id").read_text()
+    runs = list((tmp_path / "wandb").glob(f"offline-run-*-{identity}/*.wandb"))
+    assert runs
