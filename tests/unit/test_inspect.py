@@ -1,0 +1,59 @@
+"""The table of a composed model."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from lmtrain.config import compose
+from lmtrain.inspect import inspect
+from lmtrain.models.accounting import ModelCost
+
+
+def shown(*overrides: str) -> str:
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(inspect(compose(overrides)))
+    return capture.get()
+
+
+def test_every_run_of_equal_blocks_is_a_row_and_the_total_is_the_model() -> None:
+    overrides = ["model=hybrid_3to1", "model.n_layers=8", "model.vocab_size=512"]
+    text = shown(*overrides)
+    cost = ModelCost.of(compose(overrides).model)
+    for row in ("0-2, each", "4-6, each", "gated_deltanet, mlp", "attention, mlp"):
+        assert row in text
+    assert f"{cost.total.parameters:,}" in text
+    assert f"{cost.blocks[3][1].parameters:,}" in text
+
+
+def test_the_vocabulary_is_the_one_the_run_would_have() -> None:
+    assert "vocabulary 1,024," in shown("data.vocab_size=1000")
+    assert "vocabulary 77," in shown("model.vocab_size=77")
+
+
+def test_attention_costs_more_in_longer_documents_and_a_recurrence_does_not() -> None:
+    def total(pattern: str, length: int) -> str:
+        overrides = [f"model.pattern={pattern}", f"curriculum.max_length={length}"]
+        text = shown(*overrides)
+        return next(line for line in text.splitlines() if "all, forward " in line)
+
+    assert total("A", 512) != total("A", 1024)
+    assert total("G", 512) == total("G", 1024)
+
+
+def test_remat_and_bf16_need_less() -> None:
+    def needed(*overrides: str) -> str:
+        return shown(*overrides).split("needs about ")[1].split(",")[0]
+
+    assert len({needed(), needed("engine.remat=block"), needed("engine=fsdp_bf16")}) == 3
+
+
+def test_a_wrong_word_is_refused_with_its_place() -> None:
+    with pytest.raises(ValueError, match="'X' is no mixer"):
+        shown("model.pattern=GXA")
+
+
+def test_a_missing_store_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.source=/no/where"):
+        shown("data=store", "data.source=/no/where")
