@@ -16,7 +16,6 @@ from lmtrain.data.curriculum import Schedule, odds
 from lmtrain.data.decompose import Decomposition, decompose
 from lmtrain.data.permutation import Permutation
 from lmtrain.data.store import Side
-from lmtrain.data.summary import summarize
 
 if TYPE_CHECKING:
     from lmtrain.data.config import CurriculumConfig
@@ -141,10 +140,6 @@ class Plan:
     def counts(self, steps: int) -> dict[int, int]:
         """How many of the first ``steps`` steps draw from each bucket."""
         return dict(zip(self.lengths, self.schedule.counts(steps), strict=True))
-
-    def summary(self, steps: int | None = None) -> str:
-        """A table of the buckets over a run of ``steps``, or one pass over the data."""
-        return summarize(self, steps)
 
     @property
     def warnings(self) -> list[str]:

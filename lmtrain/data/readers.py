@@ -56,7 +56,7 @@ def find_files(config: PrepareConfig) -> list[Path]:
     path = Path(config.input).expanduser()
     found = [path]
     if path.is_dir():
-        found = [inner for inner in path.rglob("[!.]*") if file_format(inner, config)]
+        found = [inner for inner in _visible(path) if file_format(inner, config)]
     elif not path.exists():
         found = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     found = sorted(file for file in found if file.is_file())
@@ -66,6 +66,13 @@ def find_files(config: PrepareConfig) -> list[Path]:
             "existing file, folder or pattern, or another format"
         )
     return found
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """What is in a folder at any depth, without hidden files and what is in hidden folders."""
+    for path in folder.rglob("*"):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
 
 
 def file_format(path: Path, config: PrepareConfig) -> InputFormat | None:

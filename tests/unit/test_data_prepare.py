@@ -61,6 +61,8 @@ def write(tmp_path: Path, kind: str) -> Path:
             (path / "inner").mkdir(parents=True)
             for i, text in enumerate(TEXTS):
                 (path / "inner" / f"{i}.txt").write_text(text, encoding="utf-8")
+            (path / ".hidden").mkdir()
+            (path / ".hidden" / "a.txt").write_text("not a document")
             (path / "ignored.bin").write_bytes(b"\xff")
     return path
 
