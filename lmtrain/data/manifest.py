@@ -30,6 +30,8 @@ OFFSET_DTYPE = np.dtype("<u4")
 SAMPLE_BLOCKS = 64
 SAMPLE_BLOCK_BYTES = 4096
 
+_RESTORE = "copy the store again, or prepare it again"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
@@ -46,6 +48,25 @@ class FileEntry:
         """The entry of a file that was just written."""
         size = path.stat().st_size
         return cls(file=path.name, bytes=size, sha256=file_sha256(path), sample=sample_sha256(path))
+
+    def check(self, folder: Path) -> None:
+        """See that the file is there and looks like itself.
+
+        Raises:
+            ValueError: it is missing, truncated or changed, or its name leads out of the folder.
+        """
+        path = inside(folder, self.file)
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: {_RESTORE}")
+        size = path.stat().st_size
+        if size != self.bytes:
+            raise ValueError(f"{path} has {size:,} bytes, not {self.bytes:,}: {_RESTORE}")
+        if sample_sha256(path) != self.sample:
+            raise ValueError(self.changed(folder))
+
+    def changed(self, folder: Path) -> str:
+        """The sentence for a file that is no longer what was written."""
+        return f"{folder / self.file} has changed since it was written: {_RESTORE}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +165,35 @@ class Manifest:
             return cls(**{**data, **_parts(data)})
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} cannot be read ({error}): prepare the store again") from error
+
+    def check(self, folder: Path) -> None:
+        """See that the folder holds what the manifest says, by sizes and samples.
+
+        Raises:
+            ValueError: something is missing, truncated, changed or empty.
+        """
+        if not self.counts.documents or not self.shards:
+            raise ValueError(f"{folder} holds no documents: prepare a store from input with text")
+        tokenizer = folder / "tokenizer.json"
+        if not tokenizer.is_file() or file_sha256(tokenizer) != self.tokenizer.sha256:
+            raise ValueError(
+                f"{tokenizer} is not the tokenizer that wrote the store: put the original back, or "
+                "prepare the store again with the new one"
+            )
+        if not self._is_consistent():
+            raise ValueError(f"{folder / 'manifest.json'} contradicts itself: {_RESTORE}")
+        for shard in self.shards:
+            for entry in shard.files:
+                entry.check(folder)
+
+    def _is_consistent(self) -> bool:
+        """Whether ids fit the vocabulary, the vocabulary its type, and tokens their file."""
+        dtype = token_dtype(self.vocab_size)
+        return self.dtype == dtype.str and all(
+            shard.max_id < self.vocab_size
+            and shard.token_file.bytes == shard.tokens * dtype.itemsize
+            for shard in self.shards
+        )
 
     def write(self, folder: Path) -> None:
         """Write it into the folder."""

@@ -190,7 +190,7 @@ def make_schedule(
     return Schedule(
         list(tokens.values()),
         cycle_steps=curriculum.cycle_steps or max(1, steps // curriculum.cycles),
-        odds=every and [every[lengths.index(length)] for length in tokens],
+        odds=every and [float(every[lengths.index(length)]) for length in tokens],
         randomness=curriculum.randomness,
         seed=seed,
     )

@@ -18,13 +18,9 @@ from lmtrain.data.manifest import (
     DOCUMENT_DTYPE,
     FORMAT_VERSION,
     OFFSET_DTYPE,
-    FileEntry,
     Manifest,
     ShardEntry,
     file_sha256,
-    inside,
-    sample_sha256,
-    token_dtype,
 )
 
 if TYPE_CHECKING:
@@ -87,10 +83,7 @@ class Store:
                 f"lmtrain prepare input=... out={folder}, or use data=stdlib"
             )
         self.manifest = Manifest.read(folder)
-        _check_manifest(folder, self.manifest)
-        for shard in self.manifest.shards:
-            for entry in shard.files:
-                _check_file(folder, entry)
+        self.manifest.check(folder)
         self._ends = np.cumsum([0, *(shard.tokens for shard in self.manifest.shards)])
 
     @property
@@ -138,18 +131,15 @@ class Store:
 
     def verify(self) -> list[str]:
         """Everything that is wrong with the contents, read in full: a sentence each."""
-        return [
-            problem
-            for number, shard in enumerate(self.manifest.shards)
-            for problem in [*self._verify_files(shard), *self._verify_tokens(number, shard)]
-        ]
-
-    def _verify_files(self, shard: ShardEntry) -> list[str]:
-        return [
-            _changed(self.folder / entry.file)
+        problems = [
+            entry.changed(self.folder)
+            for shard in self.manifest.shards
             for entry in shard.files
             if file_sha256(self.folder / entry.file) != entry.sha256
         ]
+        for number, shard in enumerate(self.manifest.shards):
+            problems += self._verify_tokens(number, shard)
+        return problems
 
     def _verify_tokens(self, number: int, shard: ShardEntry) -> list[str]:
         tokens, path = self._tokens[number], self.folder / shard.token_file.file
@@ -229,41 +219,6 @@ def _stdlib_folder(config: DataConfig) -> Path:
             "data.cache=PATH"
         ) from error
     return folder
-
-
-def _check_manifest(folder: Path, manifest: Manifest) -> None:
-    if not manifest.counts.documents or not manifest.shards:
-        raise ValueError(f"{folder} holds no documents: prepare a store from an input with text")
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file() or file_sha256(tokenizer) != manifest.tokenizer.sha256:
-        raise ValueError(
-            f"{tokenizer} is not the tokenizer that wrote the store: put the original back, or "
-            "prepare the store again with the new one"
-        )
-    largest = max(shard.max_id for shard in manifest.shards)
-    if largest >= manifest.vocab_size or manifest.dtype != token_dtype(manifest.vocab_size).str:
-        raise ValueError(
-            f"{folder / 'manifest.json'} contradicts itself (vocab_size={manifest.vocab_size}, "
-            f"largest id {largest}, dtype {manifest.dtype}): prepare the store again"
-        )
-
-
-def _check_file(folder: Path, entry: FileEntry) -> None:
-    path = inside(folder, entry.file)
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: copy the store again, or prepare it again")
-    size = path.stat().st_size
-    if size != entry.bytes:
-        raise ValueError(
-            f"{path} has {size:,} bytes, not {entry.bytes:,}: copy the store again, or prepare it "
-            "again"
-        )
-    if sample_sha256(path) != entry.sample:
-        raise ValueError(_changed(path))
-
-
-def _changed(path: Path) -> str:
-    return f"{path} has changed since it was written: copy the store again, or prepare it again"
 
 
 def _load(path: Path, dtype: np.dtype[Any], length: int) -> NDArray[Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from fractions import Fraction
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -66,28 +67,26 @@ def test_quotas_grow_and_follow_the_shares(weights: list[int], cycles: list[int]
         quotas = grown
 
 
-def sequential(counts: list[int], odds: list[float], rng: np.random.Generator) -> tuple[int, ...]:
-    """Draw a bucket by its odds among those that are not empty, until all are."""
-    left, order = list(counts), []
-    while any(left):
-        chances = np.array([o if n else 0.0 for o, n in zip(odds, left, strict=True)])
-        bucket = int(rng.choice(len(left), p=chances / chances.sum()))
+def chance(order: tuple[int, ...], counts: list[int], odds: list[float]) -> float:
+    """The probability of an order when buckets are drawn by odds among those not yet empty."""
+    left, product = list(counts), 1.0
+    for bucket in order:
+        product *= odds[bucket] / sum(o for o, n in zip(odds, left, strict=True) if n)
         left[bucket] -= 1
-        order.append(bucket)
-    return tuple(order)
+    return product
 
 
 def test_the_race_is_drawing_by_odds() -> None:
-    counts, chances, draws = [3, 2, 1], [4.0, 2.0, 1.0], 3000
-    rng = np.random.default_rng(0)
-    expected = Counter(sequential(counts, chances, rng) for _ in range(draws))
+    counts, chances, draws = [3, 2, 1], [4.0, 2.0, 1.0], 6000
     raced = Counter(
         tuple(race(counts, chances, randomness=Randomness.poisson, key=(i,)).tolist())
         for i in range(draws)
     )
-    for order in expected | raced:
-        spread = np.sqrt(expected[order] + raced[order])
-        assert abs(expected[order] - raced[order]) < 4.5 * spread, order
+    orders = set(permutations([0, 0, 0, 1, 1, 2]))
+    expected = {order: draws * chance(order, counts, chances) for order in orders}
+    assert sum(expected.values()) == pytest.approx(draws)
+    distance = sum((raced[order] - e) ** 2 / e for order, e in expected.items())  # chi squared
+    assert distance < 59 + 4 * np.sqrt(2 * 59)
 
 
 def test_the_natural_order_is_a_random_permutation() -> None:

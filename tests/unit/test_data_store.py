@@ -212,7 +212,15 @@ def test_borders_out_of_order_are_refused(folder: Path) -> None:
 
 def test_a_vocabulary_too_small_for_the_ids_is_refused(folder: Path) -> None:
     edit(folder, vocab_size=200)
-    with pytest.raises(ValueError, match="contradicts itself .*largest id 256"):
+    with pytest.raises(ValueError, match="contradicts itself"):
+        Store(folder)
+
+
+def test_more_tokens_than_the_file_holds_are_refused(folder: Path) -> None:
+    shards = json.loads((folder / "manifest.json").read_text())["shards"]
+    shards[0]["tokens"] += 1
+    edit(folder, shards=shards)
+    with pytest.raises(ValueError, match="contradicts itself"):
         Store(folder)
 
 
