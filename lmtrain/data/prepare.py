@@ -56,8 +56,8 @@ def describe(store: Store, malformed: Malformed) -> str:
     """What was written, and what was left out."""
     counts = store.manifest.counts
     lines = [
-        f"{store.folder}: {counts.documents:,} documents, {counts.tokens:,} tokens of "
-        f"{store.vocab_size:,}; {counts.empty:,} empty and {counts.malformed:,} malformed left out",
+        f"{store.folder}: {counts.documents:,} documents, {counts.tokens:,} tokens, vocabulary of "
+        f"{store.vocab_size:,}; left out: {counts.empty:,} empty, {counts.malformed:,} malformed",
         *malformed.places[:SHOWN_ERRORS],
     ]
     if len(malformed.places) > SHOWN_ERRORS:

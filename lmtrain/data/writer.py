@@ -100,7 +100,7 @@ class Writer:
             dtype=token_dtype(size).str,
             vocab_size=size,
             document_hash=DOCUMENT_HASH,
-            created_by=shlex.join(sys.argv),
+            created_by=shlex.join(sys.orig_argv),
             tokenizer=TokenizerEntry(
                 name=self.tokenizer_name,
                 sha256=file_sha256(self._folder / "tokenizer.json"),
