@@ -65,8 +65,10 @@ def bench(config: BenchConfig) -> list[Measurement]:
         raise ValueError("; ".join(problems))
     if config.out:
         Path(config.out).touch()
-    measurements = [m for length in config.lengths for m in _at(length, config)]
-    Console().print(_table(measurements, config))
+    console = Console()
+    with console.status(f"measuring at lengths {config.lengths}"):
+        measurements = [m for length in config.lengths for m in _at(length, config)]
+    console.print(_table(measurements, config))
     if config.out:
         Path(config.out).write_text(json.dumps([asdict(m) for m in measurements], indent=1))
     return measurements
@@ -193,9 +195,9 @@ def _status(field: str) -> int:
 def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
     precision = "fp32" if config.device is BenchDevice.cpu else "bf16"
     table = Table(title=f"A training step of {max(config.lengths)} tokens, {precision}")
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for heading in ("parameters", "length", "tokens/s", "ours is", "memory"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for length in config.lengths:
         rows = [m for m in measurements if m.length == length]
         for row in rows:
