@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 
 class BenchKind(StrEnum):
@@ -47,4 +48,6 @@ class BenchConfig:
             problems.append(f"repeats={self.repeats} must be at least 1")
         if self.threads is not None and self.threads < 1:
             problems.append(f"threads={self.threads} must be at least 1, or null")
+        if self.out and not Path(self.out).absolute().parent.is_dir():
+            problems.append(f"out={self.out} is in a folder that does not exist: make it first")
         return problems

@@ -43,7 +43,7 @@ def builders(bench: BenchConfig) -> dict[str, Callable[[], Contender]]:
     }
 
 
-def config(pattern: str) -> ModelConfig:
+def model_config(pattern: str) -> ModelConfig:
     """Our model: the sizes of Qwen3-Next's mixers, and its gates."""
     return ModelConfig(
         d_model=WIDTH,
@@ -68,7 +68,7 @@ def _lmtrain(pattern: str, *, bf16: bool) -> Contender:
     from lmtrain.models.decoder import Decoder
     from lmtrain.models.init import initialize
 
-    model = Decoder(config(pattern))
+    model = Decoder(model_config(pattern))
     initialize(model, seed=0)
     if bf16:
         model.compute_dtype = torch.bfloat16
@@ -130,7 +130,7 @@ def _llama_hidden() -> int:
     from lmtrain.models.decoder import Decoder
 
     with torch.device("meta"):
-        ours = sum(p.numel() for p in Decoder(config("GGGA")).parameters())
+        ours = sum(p.numel() for p in Decoder(model_config("GGGA")).parameters())
     heads = HEAD_DIM * (2 * HEADS + 2 * KV_HEADS)
     rest = WIDTH * VOCABULARY + LAYERS * WIDTH * (heads + 2) + WIDTH
     return round((ours - rest) / (LAYERS * 3 * WIDTH) / 8) * 8

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lmtrain.bench.config import BenchConfig, BenchDevice
+from lmtrain.config import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,11 +61,9 @@ def bench(config: BenchConfig) -> list[Measurement]:
     Raises:
         ValueError: the configuration has problems, or transformers is not installed.
     """
-    problems = [*config.check(), *_missing()]
-    if problems:
-        raise ValueError("; ".join(problems))
-    if config.out:
-        Path(config.out).touch()
+    from lmtrain.bench.contenders import model_config
+
+    require([*config.check(), *model_config(config.pattern).check(), *_missing()])
     console = Console()
     with console.status(f"measuring at lengths {config.lengths}"):
         measurements = [m for length in config.lengths for m in _at(length, config)]
