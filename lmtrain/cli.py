@@ -6,6 +6,7 @@ imports torch before a verb needs it.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -136,8 +137,20 @@ def _through_hydra(verb: Verb) -> int:
         if code:
             raise SystemExit(code)
 
+    if {"-m", "--multirun"} & set(sys.argv):
+        sys.argv.append(_name_jobs_by_sweeps(sys.argv[1:]))
     job()
     return 0
+
+
+def _name_jobs_by_sweeps(words: list[str]) -> str:
+    """An override that leaves out of the jobs' folder names what all of them share."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    overrides = [word for word in words if not word.startswith("-")]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    shared = [override.key_or_group for override in parsed if not override.is_sweep_override()]
+    return f"hydra.job.config.override_dirname.exclude_keys={json.dumps(shared)}"
 
 
 def _own_folder(composed: Any) -> bool:

@@ -8,8 +8,14 @@ from random import Random
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
+from runs import Run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 torch.set_num_threads(1)
 
@@ -60,3 +66,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("validation.every=4", "validation.tokens=512", "checkpoint.every=3"),
         *("samples.count=1", "samples.tokens=4", "samples.prompt_tokens=8"),
     ]
+
+
+@pytest.fixture
+def run(tiny: list[str], tmp_path: Path) -> Run:
+    """A tiny run that has not begun."""
+    return Run(tmp_path / "run", tiny)
+
+
+@pytest.fixture(scope="session")
+def whole(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The tiny run, trained without interruption; do not write into it."""
+    whole = Run(tmp_path_factory.mktemp("whole") / "run", tiny)
+    assert whole.train() == 0
+    return whole

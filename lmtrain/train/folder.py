@@ -8,12 +8,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lmtrain.config import RunConfig, flat, read, to_yaml
 from lmtrain.train.checkpoint import State, latest, read_state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from lmtrain.data.plan import Plan
@@ -33,26 +35,30 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
 
-    def claim(self) -> None:
-        """Make the folder and hold it until this process ends.
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and keep other runs out of it.
 
         Raises:
             ValueError: it cannot be written, or another run holds it.
         """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDONLY)
             (self.path / "metrics.jsonl").open("a").close()
+            lock = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise ValueError(
                 f"run.dir={self.path} cannot be written ({error}): choose another"
             ) from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
             raise ValueError(
                 f"run.dir={self.path} is in use by another run: choose another"
-            ) from None
+            ) from error
+        finally:
+            os.close(lock)
 
     def start(self, config: RunConfig, *, step: int) -> None:
         """Write the configuration, and forget what was reported after ``step``."""
@@ -61,6 +67,11 @@ class RunFolder:
         kept = [line for line in metrics.read_text().splitlines() if _step(line) <= step]
         _replace(metrics, "".join(f"{line}\n" for line in kept))
         (self.path / "done").unlink(missing_ok=True)
+
+    def validated(self, step: int) -> bool:
+        """Whether the validation after ``step`` was reported."""
+        lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        return any(_step(line) == step and "val_loss" in line for line in lines)
 
     def finish(self, step: int) -> None:
         """Say that the run reached its last step."""

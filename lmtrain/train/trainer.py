@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
@@ -106,33 +107,37 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
         world: processes that take part; every one of them calls this.
         alone: no launcher stands between this process and the terminal.
     """
-    config, folder, steps = opened.config, opened.folder, opened.config.train.steps
+    config, first = opened.config, opened.first_step
     engine = open_engine(config.engine, world=world)
-    try:
-        if engine.rank == 0:
-            folder.claim()
-            folder.start(config, step=opened.first_step)
-            checkpoint.retain(folder.checkpoints, config.checkpoint.keep)
-        model, optimizer = birth(config, engine)
-        if opened.start:
-            engine.load(opened.start[0], model, optimizer)
-        tell = observers(config, rank=engine.rank, first_step=opened.first_step)
-        tell(summarize(opened.plan, steps))
-        with StopRequest(insist=alone) as stop:
+    leads = engine.rank == 0
+    with ExitStack() as held:
+        if leads:
+            held.enter_context(opened.folder.claimed())
+            opened.folder.start(config, step=first)
+            checkpoint.retain(opened.folder.checkpoints, config.checkpoint.keep)
+        tell = held.enter_context(closing(observers(config, rank=engine.rank, first_step=first)))
+        tell(summarize(opened.plan, config.train.steps))
+        with closing(engine), StopRequest(insist=alone) as stop:
+            model, optimizer = birth(config, engine)
+            if opened.start:
+                engine.load(opened.start[0], model, optimizer)
             outcome = Training(opened, engine, model, optimizer, tell, stop).fit()
-    finally:
-        engine.close()
-    if engine.rank == 0:
-        if outcome.step == steps:
-            newest = checkpoint.find(folder.path)
-            for text in write_samples(newest, opened.store, config.samples, folder=folder.samples):
-                tell(text)
-            folder.finish(steps)
-            tell(f"finished: lmtrain generate checkpoint={folder.path}")
-        else:
-            tell(f"stopped after step {outcome.step}: the same command continues")
-    tell.close()
+        if leads:
+            conclude(opened, outcome, tell)
     return outcome
+
+
+def conclude(opened: Opened, outcome: Outcome, tell: Everyone) -> None:
+    """Write samples and ``done`` after the last step; say what can be done next."""
+    folder = opened.folder
+    if outcome.step < opened.config.train.steps:
+        tell(f"stopped after step {outcome.step}: the same command continues")
+        return
+    newest = checkpoint.find(folder.path)
+    for text in write_samples(newest, opened.store, opened.config.samples, folder=folder.samples):
+        tell(text)
+    folder.finish(outcome.step)
+    tell(f"finished: lmtrain generate checkpoint={folder.path}")
 
 
 def birth(config: RunConfig, engine: Engine) -> tuple[Decoder, torch.optim.Optimizer]:
@@ -159,17 +164,20 @@ class Training:
     def fit(self) -> Outcome:
         """The loop: update, report, validate, save."""
         config, first, steps = self.config, self.opened.first_step, self.config.train.steps
+        if _due(first, config.validation.every) and not self.opened.folder.validated(first):
+            self.validate(first)  # it was stopped before it could
         clock = perf_counter()
         with self._loader(first) as loader:
             for step, batches in enumerate(loader, first + 1):
                 loss, grad_norm, stopped = self.update(step - 1, batches)
                 seconds = perf_counter() - clock
                 self.tell(self._report(step, loss, grad_norm, seconds, loader.wait_seconds))
-                if not stopped and _due(step, config.validation.every, steps):
+                last = step == steps
+                if last or (_due(step, config.validation.every) and not stopped):
                     self.validate(step)
-                if stopped or _due(step, config.checkpoint.every, steps):
+                if last or stopped or _due(step, config.checkpoint.every):
                     self.save(step)
-                if stopped and step < steps:
+                if stopped and not last:
                     return Outcome(step=step, signal=self.stop.signal or SIGTERM)
                 clock = perf_counter()
         return Outcome(step=steps)
@@ -256,5 +264,5 @@ class Training:
         )
 
 
-def _due(step: int, every: int | None, steps: int) -> bool:
-    return step == steps or (every is not None and step % every == 0)
+def _due(step: int, every: int | None) -> bool:
+    return step > 0 and every is not None and step % every == 0

@@ -13,6 +13,7 @@ from lmtrain.train.folder import RunFolder
 from lmtrain.train.trainer import open_run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -21,10 +22,10 @@ def lines(path: Path) -> list[int]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
+def folder(tmp_path: Path) -> Iterator[RunFolder]:
     folder = RunFolder(tmp_path / "run")
-    folder.claim()
-    return folder
+    with folder.claimed():
+        yield folder
 
 
 def test_reports_after_the_step_are_forgotten(folder: RunFolder) -> None:
@@ -33,6 +34,15 @@ def test_reports_after_the_step_are_forgotten(folder: RunFolder) -> None:
     folder.start(RunConfig(), step=2)
     assert lines(metrics) == [1, 2, 2]
     assert read(folder.path / "config.yaml") == RunConfig()
+
+
+def test_validations_are_remembered(folder: RunFolder) -> None:
+    metrics = folder.path / "metrics.jsonl"
+    metrics.write_text(
+        '{"step": 2, "loss": 1}\n{"step": 2, "val_loss": 1}\n{"step": 3, "loss": 1}\n'
+    )
+    assert folder.validated(2)
+    assert not folder.validated(3)
 
 
 def test_done_is_said_and_taken_back(folder: RunFolder) -> None:
@@ -45,13 +55,13 @@ def test_done_is_said_and_taken_back(folder: RunFolder) -> None:
 
 def test_a_second_run_in_the_same_folder_is_refused(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="is in use by another run"):
-        RunFolder(folder.path).claim()
+        RunFolder(folder.path).claimed().__enter__()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"run\.dir=.* cannot be written"):
-        RunFolder(tmp_path / "file" / "run").claim()
+        RunFolder(tmp_path / "file" / "run").claimed().__enter__()
 
 
 @pytest.fixture
