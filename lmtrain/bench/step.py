@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import statistics
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,12 +153,13 @@ def _serve(pipe: Connection, name: str, length: int, config: BenchConfig) -> Non
     tokens = torch.randint(VOCABULARY, shape, device=config.device)
     memory = _memory_meter(config.device)
     pipe.send(contender.parameters)
-    while True:
-        match pipe.recv():
-            case "step":
-                pipe.send(_step(contender, tokens, config.device))
-            case "memory":
-                pipe.send(memory())
+    with suppress(EOFError):  # the benchmark is over, or was interrupted
+        while True:
+            match pipe.recv():
+                case "step":
+                    pipe.send(_step(contender, tokens, config.device))
+                case "memory":
+                    pipe.send(memory())
 
 
 def _step(contender: Contender, tokens: Tensor, device: BenchDevice) -> float:
