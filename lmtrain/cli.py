@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ Verbs
 Overrides follow the verb, as many as you like
   optim.lr=1e-3                sets a key
   model=samba model/size=160m  chooses files of configs/
-  'model.pattern="(GGGA)2"'    quote a value that holds brackets
+  'model.pattern=(GGGA)2'      holds brackets, so it is quoted for the shell
   -m optim.lr=1e-3,3e-3        runs every combination, each in its own folder below run.dir
 
 See before you run
@@ -45,6 +46,9 @@ Completion in bash, fish and zsh
 
 LMTRAIN_TRACEBACK=1 shows where an error comes from.
 """
+
+TEXTS = ("prompt", "samples.prompt", "model.pattern")
+"""Keys whose values are text, in which brackets and commas mean nothing to Hydra."""
 
 
 def _train(config: Any) -> int:
@@ -139,8 +143,19 @@ def _through_hydra(verb: Verb) -> int:
 
     if {"-m", "--multirun"} & set(sys.argv):
         sys.argv.append(_name_jobs_by_sweeps(sys.argv[1:]))
+    else:
+        sys.argv[1:] = map(quoted, sys.argv[1:])
     job()
     return 0
+
+
+def quoted(word: str) -> str:
+    """The same override, its value in quotes if it is text and not quoted yet."""
+    key, _, value = word.partition("=")
+    if key not in TEXTS or value in ("", "null") or value[0] in "'\"":
+        return word
+    text = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], value)
+    return f'{key}="{text}"'
 
 
 def _name_jobs_by_sweeps(words: list[str]) -> str:

@@ -90,6 +90,20 @@ def test_mistakes_in_overrides_are_sentences(override: str, told: str) -> None:
     assert "\n" not in sentence
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["def main(a, b):", 'say "hi"', "back\\slash\\", '\\" {x: [1]}', "(GG)2,[AM]", "$5", "\n"],
+)
+def test_texts_need_no_quotes_for_hydra(text: str) -> None:
+    composed = config.compose([cli.quoted(f"prompt={text}")], "generate")
+    assert composed.prompt == text
+
+
+@pytest.mark.parametrize("word", ["prompt='a'", "samples.prompt=null", "run.dir=a,b", "-m"])
+def test_other_words_stay_as_they_are(word: str) -> None:
+    assert cli.quoted(word) == word
+
+
 def test_help_and_configuration_need_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['lmtrain', 'train', '--cfg', 'job']\n"
