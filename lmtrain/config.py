@@ -89,11 +89,11 @@ class RunSection:
 class OptimConfig:
     """AdamW and its learning rate."""
 
-    lr: float = 3e-3
+    lr: float = 1e-3
     """Learning rate at the end of the warm-up."""
     schedule: Schedule = Schedule.cosine
     """cosine: to the last step; wsd: constant, then linear over decay_fraction; constant."""
-    warmup_steps: int = 50
+    warmup_steps: int = 100
     """Steps of linear warm-up."""
     final_fraction: float = 0.1
     """Learning rate at the last step over lr (cosine and wsd)."""
@@ -172,7 +172,7 @@ class TrainSection:
 
     steps: int = 300
     """Optimizer updates; a finished run continues when this grows."""
-    tokens_per_step: int = 8192
+    tokens_per_step: int = 4096
     """Tokens of a global batch, whatever their length."""
     accumulate: int = 1
     """Parts a global batch is cut into, computed one after the other."""
@@ -186,7 +186,7 @@ class ValidationSection:
 
     every: int | None = 100
     """Steps between validations; null validates at the end only."""
-    tokens: int = 131_072
+    tokens: int = 65_536
     """At most this many tokens, spread over the lengths."""
 
 
