@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmtrain.config import Device, EngineConfig, RunConfig, compose
+from lmtrain.config import Device, EngineConfig, Remat, RunConfig, compose
 from lmtrain.models.decoder import Decoder
 from lmtrain.train import checkpoint
 from lmtrain.train.checkpoint import State
@@ -150,6 +150,22 @@ def test_a_path_means_a_run_or_a_step(tmp_path: Path) -> None:
     step.mkdir(parents=True)
     (step / "state.json").write_text("{}")
     assert checkpoint.find(tmp_path) == checkpoint.find(step) == step
+
+
+def test_the_seed_decides_the_weights(tiny: list[str], engine: LocalEngine) -> None:
+    embeddings = [
+        birth(compose([*tiny, f"run.seed={seed}"]).resolved(257), engine)[0].embedding.weight
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(embeddings[0], embeddings[1])
+    assert not torch.equal(embeddings[0], embeddings[2])
+
+
+def test_blocks_are_computed_again_when_asked(tiny: list[str]) -> None:
+    for remat in Remat:
+        engine = LocalEngine(EngineConfig(device=Device.cpu, remat=remat))
+        model, _ = birth(compose(tiny).resolved(257), engine)
+        assert {block.remat for block in model.blocks} == {remat is Remat.block}
 
 
 def test_nothing_is_left_uninitialised(config: RunConfig, engine: LocalEngine) -> None:
