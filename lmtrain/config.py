@@ -155,15 +155,18 @@ class EngineConfig:
     device: Device = Device.auto
     """Where to compute."""
 
-    def check(self) -> list[str]:
-        """Every problem, each a sentence with key, value and remedy."""
-        if self.device is not Device.cuda:
+    def check(self, processes: int = 1) -> list[str]:
+        """Every problem of so many processes on this machine, a sentence each."""
+        if self.device is Device.cpu:
             return []
         import torch
 
-        if torch.cuda.is_available():
-            return []
-        return ["engine.device=cuda, but torch finds no CUDA device: say engine.device=auto"]
+        found = torch.cuda.device_count()
+        if not found and self.device is Device.cuda:
+            return ["engine.device=cuda, but torch finds no CUDA device: say engine.device=auto"]
+        if 0 < found < processes:
+            return [f"launch.nproc={processes} is more than the {found} GPUs here: lower it"]
+        return []
 
 
 @dataclass(kw_only=True)
@@ -269,7 +272,7 @@ class RunConfig:
             *self.data.check(),
             *self.curriculum.check(),
             *self.optim.check(),
-            *self.engine.check(),
+            *self.engine.check(self.launch.nproc),
             *self._counts(),
             *self._row(world_size),
             *_wandb(self.logging),

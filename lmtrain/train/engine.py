@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from lmtrain.config import Device, EngineConfig, Precision
+from lmtrain.config import Device, EngineConfig, EngineKind, Precision
 from lmtrain.parallelize import rematerialize, shard
 from lmtrain.train.invariants import check_finite, local, materialize
 from lmtrain.train.tensors import (
@@ -161,7 +161,8 @@ class FsdpEngine(LocalEngine):
 
 def open_engine(config: EngineConfig, *, world: int) -> LocalEngine:
     """The engine for ``world`` processes; with several, joins their group."""
-    return LocalEngine(config) if world == 1 else FsdpEngine(config)
+    engines = {EngineKind.fsdp: FsdpEngine}
+    return LocalEngine(config) if world == 1 else engines[config.kind](config)
 
 
 def choose_device(device: Device) -> torch.device:

@@ -89,8 +89,13 @@ class RunFolder:
             ValueError: what is there is another run.
         """
         folder = latest(self.checkpoints)
-        if folder is None:
+        if folder is None and self.finished() is None:
             return None
+        if folder is None:
+            raise ValueError(
+                f"run.dir={self.path} is finished at step {self.finished()}, but its checkpoints "
+                "are gone: choose another run.dir"
+            )
         state = read_state(folder)
         problems = _differences(read(folder / "config.yaml"), config)
         if plan.hash != state.plan:

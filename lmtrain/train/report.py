@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from lmtrain.config import LoggingSection, RunConfig, flat
+from lmtrain.config import LoggingSection, Precision, RunConfig, flat
 
 PEAK_FLOPS = {
     "A100": 312e12,
@@ -208,9 +208,9 @@ def observers(config: RunConfig, *, rank: int, first_step: int) -> Everyone:
     )
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 FLOP/s of a device, None when it is not in the table."""
-    if device.type != "cuda":
+def peak_flops(device: torch.device, precision: Precision) -> float | None:
+    """Dense FLOP/s of a device in bf16; None in fp32, and when it is not in the table."""
+    if device.type != "cuda" or precision is not Precision.bf16:
         return None
     name = torch.cuda.get_device_name(device)
     fitting = [part for part in PEAK_FLOPS if part in name]

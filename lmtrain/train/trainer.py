@@ -241,6 +241,7 @@ class Training:
             world=self.engine.world,
             device=self.engine.device,
             prefetch=self.config.data.prefetch,
+            threads=self.config.data.threads,
         )
 
     def _report(
@@ -248,7 +249,7 @@ class Training:
     ) -> StepReport:
         config, length = self.config, self.opened.plan[step - 1].length
         speed = config.train.tokens_per_step / seconds
-        peak = peak_flops(self.engine.device)
+        peak = peak_flops(self.engine.device, config.engine.precision)
         flops = ModelCost.of(config.model).training_flops_per_token([length])
         return StepReport(
             step=step,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from hydra.errors import HydraException
 
 from lmtrain import config as configuration
 from lmtrain.config import (
+    Device,
+    EngineConfig,
     GenerateConfig,
     LoggingSection,
     OptimConfig,
@@ -118,6 +121,16 @@ def test_wandb_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "find_spec", lambda _: None)
     [problem] = config.check(world_size=1)
     assert "pip install" in problem
+
+
+def test_every_process_needs_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, auto = EngineConfig(device=Device.cuda), EngineConfig(device=Device.auto)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert [problem.split(",")[0] for problem in cuda.check()] == ["engine.device=cuda"]
+    assert auto.check(processes=8) == []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert cuda.check(processes=2) == []
+    assert auto.check(processes=3) == ["launch.nproc=3 is more than the 2 GPUs here: lower it"]
 
 
 def test_checking_makes_no_folder(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +16,6 @@ from lmtrain.train.trainer import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 def lines(path: Path) -> list[int]:
@@ -75,6 +76,14 @@ def begun(tiny: list[str], tmp_path: Path) -> RunConfig:
     state = {"step": 5, "plan": opened.plan.hash, "identity": opened.plan.identity, "format": 1}
     (step / "state.json").write_text(json.dumps(state))
     return config
+
+
+def test_a_finished_run_is_not_begun_anew(begun: RunConfig) -> None:
+    folder = RunFolder(Path(begun.run.dir))
+    folder.finish(8)
+    shutil.rmtree(folder.checkpoints)
+    with pytest.raises(ValueError, match="is finished at step 8, but its checkpoints are gone"):
+        open_run(begun)
 
 
 def test_the_same_run_continues(begun: RunConfig) -> None:

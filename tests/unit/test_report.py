@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from lmtrain.config import LoggingSection, RunConfig, RunSection, WandbMode
+from lmtrain.config import LoggingSection, Precision, RunConfig, RunSection, WandbMode
 from lmtrain.train import report
 from lmtrain.train.report import Metrics, StepReport, Terminal, ValidationReport, observers
 
@@ -80,8 +80,9 @@ def test_peaks_are_known_by_name(
     name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
-    assert report.peak_flops(torch.device("cuda", 0)) == peak
-    assert report.peak_flops(torch.device("cpu")) is None
+    assert report.peak_flops(torch.device("cuda", 0), Precision.bf16) == peak
+    assert report.peak_flops(torch.device("cuda", 0), Precision.fp32) is None
+    assert report.peak_flops(torch.device("cpu"), Precision.bf16) is None
 
 
 @pytest.mark.slow
