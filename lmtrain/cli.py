@@ -107,6 +107,8 @@ VERBS = {
 
 def main() -> None:
     """Run the verb of the command line; the exit code is 2 for a user's mistake."""
+    # Threads that sleep while they wait: spinning ones halve the speed of a machine in other use.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     match sys.argv[1:]:
         case [] | ["-h" | "--help" | "help"]:
             print(help_text())
