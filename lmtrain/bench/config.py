@@ -30,6 +30,12 @@ class BenchConfig:
     """Our stack."""
     lengths: list[int] = field(default_factory=lambda: [1024, 4096])
     """Document lengths to measure at; every step has the tokens of the longest."""
+    peers: bool = True
+    """Measure the models of transformers too."""
+    remat: bool = False
+    """Let our blocks keep only their inputs, and compute the rest again in the backward pass."""
+    warm_up: int = 2
+    """Untimed steps of each model: buffers of the gradients, caches of the allocator."""
     repeats: int = 5
     """Timed steps of each model; the models take turns, and the median counts."""
     device: BenchDevice = BenchDevice.cpu
@@ -44,6 +50,8 @@ class BenchConfig:
         problems: list[str] = []
         if not self.lengths or any(n < 1 or max(self.lengths) % n for n in self.lengths):
             problems.append(f"lengths={self.lengths} must be positive and divide the longest")
+        if self.warm_up < 0:
+            problems.append(f"warm_up={self.warm_up} must not be negative")
         if self.repeats < 1:
             problems.append(f"repeats={self.repeats} must be at least 1")
         if self.threads is not None and self.threads < 1:

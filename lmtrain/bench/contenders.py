@@ -36,8 +36,11 @@ class Contender(NamedTuple):
 def builders(bench: BenchConfig) -> dict[str, Callable[[], Contender]]:
     """What builds each contender, by its name; ours is the first."""
     on_gpu = bench.device is BenchDevice.cuda
+    ours = {f"lmtrain {bench.pattern}": lambda: _lmtrain(bench, bf16=on_gpu)}
+    if not bench.peers:
+        return ours
     return {
-        f"lmtrain {bench.pattern}": lambda: _lmtrain(bench.pattern, bf16=on_gpu),
+        **ours,
         "transformers Llama": lambda: _peer(_llama(), bf16=on_gpu),
         "transformers Qwen3-Next": lambda: _peer(_qwen3_next(), bf16=on_gpu),
     }
@@ -64,12 +67,15 @@ def model_config(pattern: str) -> ModelConfig:
     )
 
 
-def _lmtrain(pattern: str, *, bf16: bool) -> Contender:
+def _lmtrain(bench: BenchConfig, *, bf16: bool) -> Contender:
+    from lmtrain.config import Remat
     from lmtrain.models.decoder import Decoder
     from lmtrain.models.init import initialize
+    from lmtrain.parallelize import rematerialize
 
-    model = Decoder(model_config(pattern))
+    model = Decoder(model_config(bench.pattern))
     initialize(model, seed=0)
+    rematerialize(model, Remat.block if bench.remat else Remat.none)
     if bf16:
         model.compute_dtype = torch.bfloat16
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from lmtrain.bench.contenders import Contender
 
 MEBI = 2**20
-WARM_UP = 2
-"""Untimed steps: buffers of the gradients, caches of the allocator."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def bench(config: BenchConfig) -> list[Measurement]:
     """
     from lmtrain.bench.contenders import model_config
 
-    require([*config.check(), *model_config(config.pattern).check(), *_missing()])
+    require([*config.check(), *model_config(config.pattern).check(), *_missing(config)])
     console = Console()
     with console.status(f"measuring at lengths {config.lengths}"):
         measurements = [m for length in config.lengths for m in _at(length, config)]
@@ -73,10 +71,13 @@ def bench(config: BenchConfig) -> list[Measurement]:
     return measurements
 
 
-def _missing() -> list[str]:
-    if find_spec("transformers"):
+def _missing(config: BenchConfig) -> list[str]:
+    if not config.peers or find_spec("transformers"):
         return []
-    return ["what=step compares with transformers, which is missing: pip install 'lmtrain[hf]'"]
+    return [
+        "peers=true compares with transformers, which is missing: pip install 'lmtrain[hf]' or say "
+        "peers=false"
+    ]
 
 
 def _at(length: int, config: BenchConfig) -> list[Measurement]:
@@ -85,7 +86,7 @@ def _at(length: int, config: BenchConfig) -> list[Measurement]:
     with ExitStack() as stack:
         workers = [stack.enter_context(_Worker(n, length, config)) for n in builders(config)]
         for worker in workers:
-            for _ in range(WARM_UP):
+            for _ in range(config.warm_up):
                 worker.step()
         times: list[list[float]] = [[] for _ in workers]
         for turn in range(config.repeats):

@@ -30,6 +30,10 @@ class _SwiGlu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        gate, up = ctx.saved_tensors[0].chunk(2, -1)
-        d_gate = torch.ops.aten.silu_backward(d_out * up, gate)
-        return torch.cat([d_gate, d_out * silu(gate)], -1)
+        gate_up = ctx.saved_tensors[0]
+        gate, up = gate_up.chunk(2, -1)
+        d_gate_up = torch.empty_like(gate_up)
+        d_gate, d_up = d_gate_up.chunk(2, -1)
+        torch.ops.aten.silu_backward(d_out * up, gate, grad_input=d_gate)
+        torch.mul(d_out, silu(gate), out=d_up)
+        return d_gate_up

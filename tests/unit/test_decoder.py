@@ -70,7 +70,7 @@ def test_generation_equals_one_pass(word: str) -> None:
 
 @pytest.mark.parametrize("word", ["W", "M", "G"])
 def test_state_is_constant_in_size(word: str) -> None:
-    model = build(config(word))
+    model = build(config(word, n_layers=1))
 
     def size(count: int) -> int:
         state = model.initial_states()
