@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lmtrain.config import Remat
 from lmtrain.layout import SequenceLayout
@@ -81,6 +82,56 @@ def test_state_is_constant_in_size(word: str) -> None:
 
     assert size(90) <= 2 * size(30)
     assert size(300) <= size(90)
+
+
+def saved_bytes(model: Decoder, length: int) -> int:
+    """What one document leaves behind for the backward pass."""
+    storages: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    text = tokens(length)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        losses = model(text, SequenceLayout.of_lengths([length]), text)
+    assert losses.total.requires_grad
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("word", ["A", "W", "M", "G"])
+def test_memory_is_linear_in_the_document(word: str) -> None:
+    model = build(config(word, n_layers=1)).float()
+    one, two, four = (saved_bytes(model, length) for length in (1024, 2048, 4096))
+    assert four - two == pytest.approx(2 * (two - one), rel=0.05)
+
+
+def attention_flops(q: torch.Size, k: torch.Size, *_: object, **__: object) -> int:
+    """Of torch's fused attention on a CPU, which its counter does not know."""
+    documents, heads, queries, width = q
+    return 4 * documents * heads * queries * k[2] * width
+
+
+def flops(model: Decoder, length: int) -> int:
+    """Of one document, forward and backward, but for the backward of the attention."""
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    text, layout = tokens(length), SequenceLayout.of_lengths([length])
+    with FlopCounterMode(display=False, custom_mapping={fused: attention_flops}) as counter:
+        model(text, layout, text).total.backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("word", ["W", "M", "G"])
+def test_work_is_linear_in_the_document(word: str) -> None:
+    model = build(config(word, n_layers=1)).float()
+    one, two, four = (flops(model, length) for length in (1024, 2048, 4096))
+    assert four - two == pytest.approx(2 * (two - one), rel=0.01)
+
+
+def test_work_of_attention_is_seen_to_be_quadratic() -> None:
+    model = build(config("A", n_layers=1)).float()
+    one, two, four = (flops(model, length) for length in (1024, 2048, 4096))
+    assert four - two > 3 * (two - one)
 
 
 def test_causality_token_by_token() -> None:
