@@ -55,7 +55,7 @@ check: lint types ## all that needs no run
 
 smoke: $(READY) ## three steps of training, and a text from them
 	rm -rf runs/smoke
-	$(BIN)/lmtrain train run.dir=runs/smoke train.steps=3 $(ARGS)
+	$(BIN)/lmtrain train run.dir=runs/smoke train.steps=3 validation.tokens=8192 samples.tokens=16 $(ARGS)
 	$(BIN)/lmtrain generate checkpoint=runs/smoke tokens=16
 
 bench: $(READY) ## a training step against models of transformers
