@@ -69,5 +69,5 @@ wheel: $(READY) ## dist/*.whl
 	@ls dist
 
 clean: ## remove what was built; runs and .venv stay
-	rm -rf dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
