@@ -197,7 +197,7 @@ def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
     precision = "fp32" if config.device is BenchDevice.cpu else "bf16"
     table = Table(title=f"A training step of {max(config.lengths)} tokens, {precision}")
     table.add_column("model", no_wrap=True)
-    for heading in ("parameters", "length", "tokens/s", "ours is", "memory"):
+    for heading in ("size", "length", "tokens/s", "ours is", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
     for length in config.lengths:
         rows = [m for m in measurements if m.length == length]
