@@ -89,9 +89,9 @@ class Writer:
         (self._folder / "tokenizer.json").write_text(self.tokenizer.to_str(), encoding="utf-8")
         self._manifest(tuple(inputs), malformed).write(self._folder)
         for path in [*self._folder.iterdir(), self._folder]:
-            _sync(path)
+            sync(path)
         self._folder.rename(self.out)
-        _sync(self.out.parent)
+        sync(self.out.parent)
 
     def _manifest(self, inputs: tuple[InputEntry, ...], malformed: int) -> Manifest:
         size = vocab_size(self.tokenizer)
@@ -192,7 +192,8 @@ def batched(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -13,7 +13,6 @@ Nothing is ever pickled.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lmtrain import config as configuration
+from lmtrain.data.writer import sync
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,9 +77,9 @@ def save(
     barrier(engine)
     if engine.rank == 0:
         for path in (*partial.rglob("*"), partial):
-            _sync(path)
+            sync(path)
         partial.rename(folder)
-        _sync(root)
+        sync(root)
     barrier(engine)
     return folder
 
@@ -135,11 +135,3 @@ def barrier(engine: Engine) -> None:
 
 def _all(root: Path) -> list[Path]:
     return [p for p in root.glob("step_*") if p.suffix != ".partial"]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
