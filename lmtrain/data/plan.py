@@ -123,6 +123,11 @@ class Plan:
         index = ordinal * count + np.arange(count)
         return Draw(length, self.buckets[length][self._shuffled(length, index)])
 
+    def length(self, step: int) -> int:
+        """The length of the pieces of a step, without drawing them."""
+        bucket, _ = self.schedule[self._without_skipped(step)]
+        return self.lengths[bucket]
+
     def targets(self, step: int) -> int:  # noqa: ARG002  (a plan of packed rows will need it)
         """Targets in the global batch of a step."""
         return self.tokens_per_step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from signal import SIGTERM
 from time import perf_counter
@@ -230,6 +231,11 @@ class Training:
         """The resolved configuration."""
         return self.opened.config
 
+    @cached_property
+    def cost(self) -> ModelCost:
+        """What the model costs, for the report of every step."""
+        return ModelCost.of(self.config.model)
+
     def _loader(self, first: int) -> Loader:
         return Loader(
             self.opened.store,
@@ -247,10 +253,8 @@ class Training:
     def _report(
         self, step: int, loss: float, grad_norm: float, seconds: float, data_wait: float
     ) -> StepReport:
-        config, length = self.config, self.opened.plan[step - 1].length
+        config, length = self.config, self.opened.plan.length(step - 1)
         speed = config.train.tokens_per_step / seconds
-        peak = peak_flops(self.engine.device, config.engine.precision)
-        flops = ModelCost.of(config.model).training_flops_per_token([length])
         return StepReport(
             step=step,
             loss=loss,
@@ -259,10 +263,17 @@ class Training:
             tokens=step * config.train.tokens_per_step,
             length=length,
             tokens_per_second=speed,
-            mfu=flops * speed / (peak * self.engine.world) if peak else None,
+            mfu=self._mfu(length, speed),
             data_wait=data_wait,
             memory=peak_memory(self.engine.device),
         )
+
+    def _mfu(self, length: int, speed: float) -> float | None:
+        """The share of the devices' peak that the model's FLOPs take; None for an unknown peak."""
+        peak = peak_flops(self.engine.device, self.config.engine.precision)
+        if peak is None:
+            return None
+        return self.cost.training_flops_per_token([length]) * speed / (peak * self.engine.world)
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -41,6 +41,7 @@ def test_a_global_batch_is_whole_pieces_of_one_length(store: Store) -> None:
     ends = train.starts + train.lengths
     for step in range(100):
         draw = plan[step]
+        assert plan.length(step) == draw.length
         assert draw.length in plan.lengths
         assert len(draw.starts) * draw.length == STEP == plan.targets(step)
         document = np.searchsorted(train.starts, draw.starts, side="right") - 1
