@@ -24,9 +24,9 @@ from lmtrain.bench.config import BenchConfig
 from lmtrain.data.config import (
     CurriculumConfig,
     DataConfig,
-    PrepareConfig,
     check_tokens_per_step,
 )
+from lmtrain.data.prepare_config import PrepareConfig
 from lmtrain.models.config import ModelConfig
 
 Root = TypeVar("Root")

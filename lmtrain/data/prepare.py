@@ -8,9 +8,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmtrain.data.config import InputFormat
 from lmtrain.data.lock import locked
 from lmtrain.data.manifest import InputEntry
+from lmtrain.data.prepare_config import InputFormat
 from lmtrain.data.progress import progress
 from lmtrain.data.readers import Malformed, file_format, find_files, read_documents
 from lmtrain.data.store import Store
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
 
-    from lmtrain.data.config import PrepareConfig
+    from lmtrain.data.prepare_config import PrepareConfig
 
 TRAINING_BYTES = 1 << 25
 """About how much of the input a tokenizer is trained on."""

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lmtrain.data.config import InputFormat, PrepareConfig, TextSplit
+from lmtrain.data.prepare_config import InputFormat, PrepareConfig, TextSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,10 +10,10 @@ from lmtrain.data.config import (
     CurriculumConfig,
     CurriculumName,
     DataConfig,
-    PrepareConfig,
     Remainder,
     check_tokens_per_step,
 )
+from lmtrain.data.prepare_config import PrepareConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models
 
-from lmtrain.data.config import InputFormat, PrepareConfig, TextSplit
 from lmtrain.data.lock import locked
 from lmtrain.data.prepare import prepare
+from lmtrain.data.prepare_config import InputFormat, PrepareConfig, TextSplit
 from lmtrain.data.store import Selection, Side, Store
 from lmtrain.data.tokenize import END_OF_TEXT, train_bpe
 
