@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 DOCUMENT_HASH = "blake2b-64 of the UTF-8 text"
+TOKEN_HASH = "blake2b-64 of the ids as little-endian uint32"
+"""Of documents that came as ids of a tokenizer that is not byte-level."""
 DOCUMENT_DTYPE = np.dtype([("hash", "<u8"), ("source", "<u4")])
 OFFSET_DTYPE = np.dtype("<u4")
 

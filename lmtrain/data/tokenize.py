@@ -111,6 +111,24 @@ def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64] | None:
     return sizes
 
 
+def token_texts(tokenizer: Tokenizer) -> list[bytes] | None:
+    """The bytes of text that each id stands for, those of special tokens included.
+
+    None when the tokenizer is not byte-level, so that a token stands for no fixed bytes.
+    """
+    description = json.loads(tokenizer.to_str())
+    if not _is_byte_level(description["decoder"]):
+        return None
+    byte = {character: number for number, character in enumerate(_byte_characters())}
+    texts = [b""] * vocab_size(tokenizer)
+    for token, index in tokenizer.get_vocab(with_added_tokens=False).items():
+        if all(character in byte for character in token):
+            texts[index] = bytes(byte[character] for character in token)
+    for added in description["added_tokens"]:
+        texts[added["id"]] = added["content"].encode()
+    return texts
+
+
 def text_hash(text: str) -> int:
     """64 bits of a text, the same everywhere and whatever the tokenizer."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -9,7 +9,7 @@ import sys
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -33,6 +33,8 @@ from lmtrain.data.tokenize import encode, text_hash, vocab_size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
 SHARD_TOKENS = 1 << 31
 """A shard is closed when it holds so many: offsets inside it stay below 2^32."""
 
@@ -53,6 +55,8 @@ class Writer:
     tokenizer_name: str
     end_of_text: int
     shard_tokens: int = SHARD_TOKENS
+    document_hash: str = DOCUMENT_HASH
+    """What the hashes of documents are; see the manifest."""
     empty: int = 0
     _shards: list[ShardEntry] = field(default_factory=list[ShardEntry])
     _shard: _Shard | None = None
@@ -81,6 +85,10 @@ class Writer:
             added += len(ids) + 1
         return added
 
+    def add_ids(self, ids: NDArray[Any], document_hash: int, *, source: int = 0) -> None:
+        """Append a document that is ``[tokens]`` ids already, its end of text included."""
+        self._open_shard().append(ids, document_hash, source)
+
     def finish(self, inputs: Iterable[InputEntry], *, malformed: int = 0) -> None:
         """Write the manifest, make everything durable, and give the folder its name."""
         self._close_shard()
@@ -99,7 +107,7 @@ class Writer:
             format_version=FORMAT_VERSION,
             dtype=token_dtype(size).str,
             vocab_size=size,
-            document_hash=DOCUMENT_HASH,
+            document_hash=self.document_hash,
             created_by=shlex.join(sys.orig_argv),
             tokenizer=TokenizerEntry(
                 name=self.tokenizer_name,
@@ -148,7 +156,7 @@ class _Shard:
         self._min_id = np.iinfo(np.int64).max
         self._max_id = 0
 
-    def append(self, ids: Sequence[int], text_hash: int, source: int) -> None:
+    def append(self, ids: Sequence[int] | NDArray[Any], text_hash: int, source: int) -> None:
         tokens = np.asarray(ids, self._dtype)
         self._file.write(tokens.tobytes())
         self._min_id = min(self._min_id, int(tokens.min()))
