@@ -91,6 +91,16 @@ class SequenceLayout:
         """Whether the first document of the span began before it."""
         return self.bounds[bisect_right(self.bounds, self.start) - 1] != self.start
 
+    @property
+    def spills(self) -> bool:
+        """Whether the last document of the span goes on after it."""
+        return self.bounds[bisect_right(self.bounds, self.stop) - 1] != self.stop
+
+    @property
+    def alive(self) -> bool:
+        """Whether one document covers the whole span and began before it."""
+        return self.continues and len(self.lengths) <= 1
+
     def derive(self, build: Callable[..., T], *args: Any) -> T:
         """``build(self, *args)``, built once for this layout: index maps and masks of a kernel."""
         key = (build, *args)

@@ -11,48 +11,87 @@ and a hand-written backward. In a chunk, with ``*`` element-wise and the factors
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from lmtrain.ops.recurrence import AffineState, ChunkGrid, Decays
+from lmtrain.ops.chunks import ChunkGrid, Decays
+from lmtrain.ops.recurrence import AffineState, Recurrence
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lmtrain.layout import SequenceLayout
-
-CHUNK = 64
 BASE = 16
 
 
-class GatedDelta:
+class _Chunks(NamedTuple):
+    """The inputs on the grid: ``Q, K [n, x, 1, c, k]``, ``V [n, x, r, c, v]``, ``b`` like ``d``.
+
+    n chunks, x rows times key heads, r value heads of a key head, c tokens. ``Kout`` and ``carry``
+    are flat, ``[n, x * r, …]``, like all that meets the state.
+    """
+
+    Q: Tensor
+    K: Tensor
+    V: Tensor
+    b: Tensor
+    d: Decays
+    Kout: Tensor
+    carry: Tensor
+
+    @classmethod
+    def of(cls, inputs: tuple[Tensor, ...], grid: ChunkGrid) -> _Chunks:
+        """Split ``q, k, v, decay, beta``."""
+        q, k, v, decay, beta = inputs
+        groups = q.shape[1]
+        Q, K, V = (grid.split(x, groups) for x in (q, k, v))
+        g, b = (grid.split(x[:, :, None], groups) for x in (decay, beta))
+        d = Decays.of(g, grid)
+        return cls(Q, K, V, b, d, _flat(d.outflow * K), _flat(d.carry))
+
+    @property
+    def scores(self) -> Tensor:
+        """``P [n, x, r, c, c]``."""
+        return (self.Q @ self.K.mT) * self.d.between
+
+    @property
+    def similar(self) -> Tensor:
+        """``K K^T * between [n, x, r, c, c]``."""
+        return (self.K @ self.K.mT) * self.d.between
+
+    def state(self, grid: ChunkGrid) -> tuple[int, tuple[int, int, int, int]]:
+        """How many states a row has, and their shape ``g, r, k, v``."""
+        groups, heads = self.K.shape[1] // grid.rows, self.V.shape[2]
+        return groups * heads, (groups, heads, self.K.shape[-1], self.V.shape[-1])
+
+
+class _Forward(NamedTuple):
+    """Between the phases forward."""
+
+    chunks: _Chunks
+    T: Tensor
+    solved: Tensor
+    dtype: torch.dtype
+
+
+class _Backward(NamedTuple):
+    """Between the phases backward: what outputs ask of ``written`` and of the entering state."""
+
+    chunks: _Chunks
+    kept: tuple[Tensor, ...]
+    dO: Tensor
+    P: Tensor
+    d_written: Tensor
+    read: Tensor
+
+
+class GatedDelta(Recurrence[_Forward, _Backward]):
     """The recurrence of Gated DeltaNet.
 
     Inputs ``q, k [t, g, k], v [t, h, v], decay, beta [t, h]``: ``decay`` is the log decay (<= 0),
     ``beta`` lies in [0, 2] and keys have at most norm 1. Each of the ``g`` key heads serves
     ``h / g`` consecutive value heads.
     """
-
-    def scan(
-        self, inputs: tuple[Tensor, ...], layout: SequenceLayout, initial: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Outputs ``[t, h, v]`` in the dtype of ``v``, and the final state ``[h, k, v]``."""
-        return _Scan.apply(*inputs, initial, layout.derive(ChunkGrid.build, CHUNK))  # type: ignore[return-value]
-
-    def summarize(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> AffineState:
-        """Transition ``[h, k, k]`` and state ``[h, k, v]`` of the span.
-
-        The transition is the final state of the same scan from the identity with nothing written.
-        """
-        q, k, v, decay, beta = inputs
-        state = self.scan(inputs, layout)[1]
-        eye = torch.eye(k.shape[2], dtype=state.dtype, device=state.device)
-        eye = eye.expand(v.shape[1], -1, -1)
-        if not layout.continues or len(layout.lengths) > 1:
-            return AffineState(torch.zeros_like(eye), state)
-        nothing = v.new_zeros(*v.shape[:2], k.shape[2])
-        return AffineState(self.scan((q, k, nothing, decay, beta), layout, eye)[1], state)
 
     def step(self, inputs: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:
         """One token: ``q, k [g, k], v [h, v], decay, beta [h]``."""
@@ -63,6 +102,137 @@ class GatedDelta:
         read = (k[:, None, :] @ state).squeeze(1)
         state = state + k[:, :, None] * (beta[:, None] * (v - read))[:, None, :]
         return (q[:, None, :] @ state).squeeze(1), state
+
+    def begin(self, inputs: tuple[Tensor, ...], grid: ChunkGrid) -> _Forward:
+        """The triangular systems, solved."""
+        c = _Chunks.of(inputs, grid)
+        T = inverse((c.b * c.similar).tril_(-1))
+        key, value = c.K.shape[-1], c.V.shape[-1]
+        mixed = c.V.new_empty(*c.V.shape[:-1], value + key)
+        torch.mul(c.b, c.V, out=mixed[..., :value])
+        torch.mul(c.b * c.d.inflow, c.K, out=mixed[..., value:])
+        return _Forward(c, T, T @ mixed, inputs[2].dtype)
+
+    def summary(self, work: _Forward, grid: ChunkGrid, *, alive: bool) -> AffineState:
+        """Transition ``[h, k, k]`` and state ``[h, k, v]``.
+
+        Both are one pass: the transition is where the identity goes when nothing is written, so it
+        takes ``k`` more columns.
+        """
+        c, (row, (_, _, key, value)) = work.chunks, work.chunks.state(grid)
+        u, w = _flat(work.solved)[:, -row:].split([value, key], -1)
+        states = u.new_zeros(row, key, value + key * alive)
+        states[..., value:].diagonal(dim1=1, dim2=2).fill_(1)
+        for n in range(grid.chunks):
+            written = w[n] @ states
+            written[..., :value] -= u[n]
+            states = torch.baddbmm(
+                c.carry[n, -row:] * states, c.Kout[n, -row:].mT, written, alpha=-1
+            )
+        transition = states[..., value:] if alive else u.new_zeros(row, key, key)
+        return AffineState(transition, states[..., :value])
+
+    def inside(self, work: _Forward) -> Tensor:
+        """``P [n, x, r, c, c]``."""
+        return work.chunks.scores
+
+    def finish(
+        self, work: _Forward, inside: Tensor, initial: Tensor | None, grid: ChunkGrid
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Keeps the inverse, the solution, what was written and the states between chunks."""
+        c, (row, shape) = work.chunks, work.chunks.state(grid)
+        u, w = _flat(work.solved).split([shape[3], shape[2]], -1)
+        states = c.V.new_empty(grid.chunks + 1, len(u[0]), *shape[2:])
+        states[0] = grid.enter(initial, c.V, shape).flatten(0, 1)
+        written = torch.empty_like(u, memory_format=torch.contiguous_format)
+        for n in range(grid.chunks):
+            torch.baddbmm(u[n], w[n], states[n], alpha=-1, out=written[n])
+            torch.mul(c.carry[n], states[n], out=states[n + 1])
+            states[n + 1].baddbmm_(c.Kout[n].mT, written[n])
+        written, states = (x.unflatten(1, c.V.shape[1:3]) for x in (written, states))
+        out = (c.Q @ states[:-1]).mul_(c.d.inflow) + inside @ written
+        final = _flat(states)[-1, -row:]
+        return grid.join(out).to(work.dtype), final, (work.T, work.solved, written, states)
+
+    def begin_backward(
+        self,
+        inputs: tuple[Tensor, ...],
+        kept: tuple[Tensor, ...],
+        d_out: Tensor,
+        grid: ChunkGrid,
+    ) -> _Backward:
+        """The gradients of ``written`` and of the entering states through a chunk's own outputs."""
+        c, dO = _Chunks.of(inputs, grid), grid.split(d_out, inputs[0].shape[1])
+        P = c.scores
+        read = _flat(c.Q.mT @ (c.d.inflow * dO))
+        return _Backward(c, kept, dO, P, _flat(P.mT @ dO), read)
+
+    def cosummary(self, work: _Backward, grid: ChunkGrid) -> Tensor:
+        """``[h, k, v]``."""
+        c, (row, shape) = work.chunks, work.chunks.state(grid)
+        w = _flat(work.kept[1])[:, :row, :, shape[3] :]
+        d_state = torch.zeros_like(work.read[0, :row])
+        for n in reversed(range(grid.chunks)):
+            d_written = torch.baddbmm(work.d_written[n, :row], c.Kout[n, :row], d_state)
+            d_state = torch.addcmul(work.read[n, :row], c.carry[n, :row], d_state)
+            d_state.baddbmm_(w[n].mT, d_written, alpha=-1)
+        return d_state * grid.continues
+
+    def finish_backward(
+        self, work: _Backward, d_final: Tensor | None, grid: ChunkGrid
+    ) -> tuple[list[Tensor], Tensor]:
+        """Of ``q, k, v, decay, beta``."""
+        c, (T, solved, written, states) = work.chunks, work.kept
+        d_written, d_states = _state_pass_backward(work, d_final, grid)
+        value, key = c.V.shape[-1], c.K.shape[-1]
+
+        dP = work.dO @ written.mT
+        d_solved = torch.cat([d_written, -(d_written @ states[:-1].mT)], -1)
+        d_mixed = T.mT @ d_solved
+        dA = -(d_mixed @ solved.mT).tril_(-1)
+        d_bV, d_bK = d_mixed.split([value, key], -1)
+        d_bK = c.d.inflow * d_bK
+
+        dQin = c.d.inflow * (work.dO @ states[:-1].mT)
+        dKout = c.d.outflow * (written @ d_states[1:].mT)
+        d_scores = (dP * c.d.between).sum(2, True)
+        d_similar = (c.b * dA * c.d.between).sum(2, True)
+        dQ = d_scores @ c.K + dQin.sum(2, True)
+        dK = d_scores.mT @ c.Q + (d_similar + d_similar.mT) @ c.K
+        dK += (c.b * d_bK + dKout).sum(2, True)
+        from_key = (d_bK * c.K).sum(-1, True)
+        dA, dP = dA * c.similar, dP * work.P  # gradients of the logarithms of both, but for beta
+        d_beta = dA.sum(-1, True) + (d_bV * c.V).sum(-1, True) + from_key
+
+        # log e^(G_i - G_j) is linear in G: a query adds what it takes, a key gives it back
+        paired = torch.addcmul(dP, c.b, dA)
+        d_total = paired.sum(-1, True) - paired.sum(-2)[..., None]
+        d_total += c.b * from_key + (dQin * c.Q).sum(-1, True) - (dKout * c.K).sum(-1, True)
+        d_total[..., -1:, :] += (states[1:] * d_states[1:]).sum((-2, -1))[..., None, None]
+
+        grads = [grid.join(x) for x in (dQ, dK, c.b * d_bV)]
+        grads += [grid.join(x).squeeze(-1) for x in (grid.cumulate_grad(d_total), d_beta)]
+        first = d_states[0, : c.K.shape[1] // grid.rows].flatten(0, 1)
+        return grads, first * grid.continues
+
+
+def _state_pass_backward(
+    work: _Backward, d_final: Tensor | None, grid: ChunkGrid
+) -> tuple[Tensor, Tensor]:
+    """Gradients ``[n, x, r, c, v]`` of what was written and ``[n + 1, x, r, k, v]`` of the states.
+
+    ``d_states[n]`` belongs to the state that enters chunk n.
+    """
+    c, (row, shape) = work.chunks, work.chunks.state(grid)
+    w, d_written = _flat(work.kept[1])[..., shape[3] :], work.d_written
+    d_states = work.read.new_zeros(grid.chunks + 1, *work.read.shape[1:])
+    if d_final is not None:
+        d_states[-1, -row:] = d_final
+    for n in reversed(range(grid.chunks)):
+        d_written[n].baddbmm_(c.Kout[n], d_states[n + 1])
+        torch.addcmul(work.read[n], c.carry[n], d_states[n + 1], out=d_states[n])
+        d_states[n].baddbmm_(w[n].mT, d_written[n], alpha=-1)
+    return d_written.unflatten(1, c.V.shape[1:3]), d_states.unflatten(1, c.V.shape[1:3])
 
 
 def inverse(A: Tensor) -> Tensor:
@@ -92,102 +262,6 @@ def _diagonal(x: Tensor, block: int) -> Tensor:
     count = x.shape[-1] // block
     x = x.unflatten(-1, (count, block)).unflatten(-3, (count, block))
     return x.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
-
-
-class _Scan(torch.autograd.Function):
-    """Chunk axes: n chunks, x rows times key heads, r value heads of a key head, c tokens."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        decay: Tensor,
-        beta: Tensor,
-        initial: Tensor | None,
-        grid: ChunkGrid,
-    ) -> tuple[Tensor, Tensor]:
-        groups, heads = q.shape[1], v.shape[1] // q.shape[1]
-        Q, K, V = (grid.split(x, groups) for x in (q, k, v))
-        g, b = (grid.split(x[:, :, None], groups) for x in (decay, beta))
-        d = Decays.of(g, grid)
-        similar, P = (K @ K.mT) * d.between, (Q @ K.mT) * d.between
-        T = inverse((b * similar).tril_(-1))
-        mixed = V.new_empty(*V.shape[:-1], v.shape[2] + k.shape[2])
-        torch.mul(b, V, out=mixed[..., : v.shape[2]])
-        torch.mul(b * d.inflow, K, out=mixed[..., v.shape[2] :])
-        solved = T @ mixed
-        u, w = _flat(solved).split([v.shape[2], k.shape[2]], -1)
-        Kout, carry = _flat(d.outflow * K), _flat(d.carry)
-        entering = grid.enter(initial, V, (groups, heads, k.shape[2], v.shape[2]))
-        states = V.new_empty(grid.chunks + 1, len(u[0]), k.shape[2], v.shape[2])
-        states[0] = entering.flatten(0, 1)
-        written = torch.empty_like(u, memory_format=torch.contiguous_format)
-        for n in range(grid.chunks):
-            torch.baddbmm(u[n], w[n], states[n], alpha=-1, out=written[n])
-            torch.mul(carry[n], states[n], out=states[n + 1])
-            states[n + 1].baddbmm_(Kout[n].mT, written[n])
-        written, states = (x.unflatten(1, V.shape[1:3]) for x in (written, states))
-        out = (Q @ states[:-1]).mul_(d.inflow) + P @ written
-        ctx.save_for_backward(q, k, v, decay, beta, T, solved, written, states)
-        ctx.grid, ctx.initial = grid, initial is not None
-        return grid.join(out).to(v.dtype), grid.leave(states[-1], groups)
-
-    @staticmethod
-    def backward(ctx: Any, d_out: Tensor, d_final: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, decay, beta, T, solved, written, states = ctx.saved_tensors
-        grid: ChunkGrid = ctx.grid
-        groups, heads, key_dim = q.shape[1], v.shape[1] // q.shape[1], k.shape[2]
-        Q, K, V, dO = (grid.split(x, groups) for x in (q, k, v, d_out))
-        g, b = (grid.split(x[:, :, None], groups) for x in (decay, beta))
-        d = Decays.of(g, grid)
-        similar, P = (K @ K.mT) * d.between, (Q @ K.mT) * d.between
-        Kout, carry, w = _flat(d.outflow * K), _flat(d.carry), _flat(solved)[..., v.shape[2] :]
-
-        # backward in time; d_states[n] belongs to the state that enters chunk n
-        d_written = _flat(P.mT @ dO)
-        read = _flat(Q.mT @ (d.inflow * dO))
-        d_states = read.new_zeros(grid.chunks + 1, *read.shape[1:])
-        d_states[-1, -groups * heads :] = d_final
-        for n in reversed(range(grid.chunks)):
-            d_written[n].baddbmm_(Kout[n], d_states[n + 1])
-            torch.addcmul(read[n], carry[n], d_states[n + 1], out=d_states[n])
-            d_states[n].baddbmm_(w[n].mT, d_written[n], alpha=-1)
-        d_written, d_states = (x.unflatten(1, V.shape[1:3]) for x in (d_written, d_states))
-
-        dP = dO @ written.mT
-        d_solved = torch.cat([d_written, -(d_written @ states[:-1].mT)], -1)
-        d_mixed = T.mT @ d_solved
-        dA = -(d_mixed @ solved.mT).tril_(-1)
-        d_bV, d_bK = d_mixed.split([v.shape[2], key_dim], -1)
-        d_bK = d.inflow * d_bK
-
-        dQin = d.inflow * (dO @ states[:-1].mT)
-        dKout = d.outflow * (written @ d_states[1:].mT)
-        d_scores, d_similar = (dP * d.between).sum(2, True), (b * dA * d.between).sum(2, True)
-        dQ = d_scores @ K + dQin.sum(2, True)
-        dK = d_scores.mT @ Q + (d_similar + d_similar.mT) @ K + (b * d_bK + dKout).sum(2, True)
-        dV = b * d_bV
-        from_key = (d_bK * K).sum(-1, True)
-        dA, dP = dA * similar, dP * P  # gradients of the logarithms of both, but for beta
-        d_beta = dA.sum(-1, True) + (d_bV * V).sum(-1, True) + from_key
-
-        # log e^(G_i - G_j) is linear in G: a query adds what it takes, a key gives it back
-        paired = torch.addcmul(dP, b, dA)
-        d_total = paired.sum(-1, True) - paired.sum(-2)[..., None]
-        d_total += b * from_key + (dQin * Q).sum(-1, True) - (dKout * K).sum(-1, True)
-        d_total[..., -1:, :] += (states[1:] * d_states[1:]).sum((-2, -1))[..., None, None]
-        d_decay = grid.cumulate_grad(d_total)
-
-        grads = [grid.join(x) for x in (dQ, dK, dV)]
-        grads += [grid.join(x).squeeze(-1) for x in (d_decay, d_beta)]
-        grads = [x.to(y.dtype) for x, y in zip(grads, (q, k, v, decay, beta), strict=True)]
-        d_initial = None
-        if ctx.initial:
-            first = d_states[0, :groups].flatten(0, 1)
-            d_initial = first * grid.continues
-        return *grads, d_initial, None
 
 
 def _flat(x: Tensor) -> Tensor:

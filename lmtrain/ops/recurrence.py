@@ -1,4 +1,4 @@
-"""What every linear recurrence shares: the affine law of its state, and the grid of chunks.
+"""What every linear recurrence shares: the affine law of its state, and the scan over a span.
 
 A linear mixer is an affine map on its state, ``S -> transition · S + state``, whatever span of
 tokens it is taken over. A document boundary is a zero transition.
@@ -6,15 +6,22 @@ tokens it is taken over. A document boundary is a zero transition.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from lmtrain.ops.chunks import CHUNK, ChunkGrid
 
 if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
+
+Forward = TypeVar("Forward")
+"""What a rule keeps between the phases of its forward pass."""
+Backward = TypeVar("Backward")
+"""What a rule keeps between the phases of its backward pass."""
 
 
 class AffineState(NamedTuple):
@@ -29,176 +36,154 @@ class AffineState(NamedTuple):
 
     def act(self, state: Tensor) -> Tensor:
         """``[h, k, v]`` state after the span when ``state`` enters it."""
-        if self.transition.dim() == 1:
-            return self.transition[:, None, None] * state + self.state
-        return self.transition @ state + self.state
+        return act(self.transition, state) + self.state
 
     def then(self, later: AffineState) -> AffineState:
         """This span followed by ``later`` as one span (associative)."""
-        if self.transition.dim() == 1:
-            return AffineState(later.transition * self.transition, later.act(self.state))
-        return AffineState(later.transition @ self.transition, later.act(self.state))
+        transition = act(later.transition, self.transition)
+        return AffineState(transition, later.act(self.state))
 
 
-class Recurrence(Protocol):
+def act(transition: Tensor, state: Tensor) -> Tensor:
+    """A transition ``[h]`` or ``[h, k, k]`` on ``state``, ``[h]`` or ``[h, k, …]``."""
+    if transition.dim() > 1:
+        return transition @ state
+    return transition.view(-1, *[1] * (state.dim() - 1)) * state
+
+
+def coact(transition: Tensor, d_state: Tensor) -> Tensor:
+    """The transpose of ``act``: the gradient of a state, through a transition, ``[h, k, v]``."""
+    return act(transition.mT if transition.dim() > 1 else transition, d_state)
+
+
+class Carry(Protocol):
+    """Brings the state that enters a span from the spans before it, and its gradient back.
+
+    Both methods start what has to be done and return a function that waits for the result, so that
+    the scan can compute meanwhile. They are called once each, in this order, for every span.
+    """
+
+    def enter(
+        self, layout: SequenceLayout, summarize: Callable[[], AffineState]
+    ) -> Callable[[], tuple[Tensor | None, Tensor | None]]:
+        """The state ``[h, k, v]`` that enters, None for zero; and what ``leave`` wants back."""
+        ...
+
+    def leave(
+        self, layout: SequenceLayout, kept: Tensor | None, cosummarize: Callable[[], Tensor]
+    ) -> Callable[[], Tensor | None]:
+        """The gradient ``[h, k, v]`` of the state that leaves the span, None for zero.
+
+        ``cosummarize`` gives what the outputs of the span alone add to the gradient of the state
+        that entered it.
+        """
+        ...
+
+
+class Recurrence(ABC, Generic[Forward, Backward]):
     """A linear state update: all that a linear mixer has to say for itself.
 
     ``inputs`` are token-first tensors ``[t, heads, …]``; states are ``[h, k, v]``, at least fp32.
+    The phases have no gradient of their own: ``scan`` puts them together, in one process and across
+    many alike.
     """
 
     def scan(
-        self, inputs: tuple[Tensor, ...], layout: SequenceLayout, initial: Tensor | None = None
+        self,
+        inputs: tuple[Tensor, ...],
+        layout: SequenceLayout,
+        initial: Tensor | None = None,
+        carry: Carry | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Outputs ``[t, h, v]`` and the state after the span; ``initial`` enters it."""
-        ...
+        """Outputs ``[t, h, v]`` in the dtype of ``v``, and the state after the span, ``[h, k, v]``.
 
+        The state that enters is ``initial``, or what ``carry`` brings; without both it is zero.
+        """
+        return _Scan.apply(self, layout, carry, initial, *inputs)  # type: ignore[return-value]
+
+    @torch.no_grad()
     def summarize(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> AffineState:
-        """What the span does to the state that enters it."""
-        ...
+        """What the span does to the state that enters it; not differentiable."""
+        grid = layout.derive(ChunkGrid.build, CHUNK)
+        return self.summary(self.begin(inputs, grid), grid, alive=layout.alive)
 
+    @abstractmethod
     def step(self, inputs: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:
         """One token, ``[h, …]`` inputs: its output ``[h, v]`` and the next state."""
-        ...
+
+    @abstractmethod
+    def begin(self, inputs: tuple[Tensor, ...], grid: ChunkGrid) -> Forward:
+        """What the state pass needs of every chunk."""
+
+    @abstractmethod
+    def summary(self, work: Forward, grid: ChunkGrid, *, alive: bool) -> AffineState:
+        """The state pass from zero, over the last row; the transition is zero if not ``alive``."""
+
+    @abstractmethod
+    def inside(self, work: Forward) -> Tensor:
+        """What of the outputs needs no state."""
+
+    @abstractmethod
+    def finish(
+        self, work: Forward, inside: Tensor, initial: Tensor | None, grid: ChunkGrid
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Outputs, final state, and what the backward pass keeps; may overwrite ``inside``."""
+
+    @abstractmethod
+    def begin_backward(
+        self,
+        inputs: tuple[Tensor, ...],
+        kept: tuple[Tensor, ...],
+        d_out: Tensor,
+        grid: ChunkGrid,
+    ) -> Backward:
+        """What the state pass backward in time needs of every chunk."""
+
+    @abstractmethod
+    def cosummary(self, work: Backward, grid: ChunkGrid) -> Tensor:
+        """``[h, k, v]``: that pass from zero, over the first row; the gradient of its initial."""
+
+    @abstractmethod
+    def finish_backward(
+        self, work: Backward, d_final: Tensor | None, grid: ChunkGrid
+    ) -> tuple[list[Tensor], Tensor]:
+        """The gradients of all inputs, and of the initial state ``[h, k, v]``."""
 
 
-@dataclass(frozen=True)
-class ChunkMasks:
-    """Where documents lie in the chunks of one mixed row, as 0/1 factors in fp32.
+class _Scan(torch.autograd.Function):
+    """The phases of a rule in order, the state carried in between."""
 
-    ``visible [n, 1, 1, c, c]``: key and query share a document; ``inflow [n, 1, 1, c, 1]``: the
-    token still sees the state that entered its chunk; ``outflow [n, 1, 1, c, 1]``: the token
-    reaches the state that leaves it; ``carry [n, 1, 1, 1, 1]``: the entering state survives it.
-    """
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rule: Recurrence[Any, Any],
+        layout: SequenceLayout,
+        carry: Carry | None,
+        initial: Tensor | None,
+        *inputs: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        grid = layout.derive(ChunkGrid.build, CHUNK)
+        work, transitions = rule.begin(inputs, grid), None
+        if carry is None:
+            inside = rule.inside(work)
+        else:
+            arrival = carry.enter(layout, lambda: rule.summary(work, grid, alive=layout.alive))
+            inside = rule.inside(work)
+            initial, transitions = arrival()
+        out, final, kept = rule.finish(work, inside, initial, grid)
+        ctx.save_for_backward(transitions, *inputs, *kept)
+        ctx.rule, ctx.layout, ctx.grid, ctx.carry = rule, layout, grid, carry
+        ctx.inputs = len(inputs)
+        return out, final
 
-    visible: Tensor
-    inflow: Tensor
-    outflow: Tensor
-    carry: Tensor
-
-
-@dataclass(frozen=True)
-class ChunkGrid:
-    """A span as ``rows`` sequences of ``chunks`` chunks of ``size`` tokens.
-
-    Equal documents become one row each and need no mask; any other packing is one row, whose
-    documents are told apart by ``masks``. Rows are padded at their end with neutral tokens (all
-    inputs zero), which change neither state nor outputs.
-    """
-
-    rows: int
-    length: int
-    chunks: int
-    size: int
-    continues: bool
-    masks: ChunkMasks | None
-
-    @classmethod
-    def build(cls, layout: SequenceLayout, size: int) -> ChunkGrid:
-        """The grid of a layout for chunks of at most ``size`` tokens."""
-        rows, length = layout.uniform or (1, len(layout))
-        size = min(size, max(16, 1 << (length - 1).bit_length()))
-        chunks = -(-length // size)
-        grid = cls(rows, length, chunks, size, layout.continues, None)
-        if layout.uniform:
-            return grid
-        return cls(rows, length, chunks, size, layout.continues, _masks(layout, chunks, size))
-
-    def split(self, x: Tensor, groups: int) -> Tensor:
-        """``[t, h, d]`` to ``[chunks, rows * groups, h / groups, size, d]``, at least fp32."""
-        return self.split_wide(x, groups).transpose(2, 3).contiguous()
-
-    def split_wide(self, x: Tensor, groups: int) -> Tensor:
-        """The same with heads after tokens, ``[…, size, h / groups, d]``: a view where it can."""
-        heads, width = x.shape[1:]
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        x = x.reshape(self.rows, self.length, heads, width)
-        if missing := self.chunks * self.size - self.length:
-            x = F.pad(x, (0, 0, 0, 0, 0, missing))
-        x = x.view(self.rows, self.chunks, self.size, groups, heads // groups, width)
-        return x.permute(1, 0, 3, 2, 4, 5).flatten(1, 2)
-
-    def join(self, x: Tensor) -> Tensor:
-        """The inverse of ``split``."""
-        return self.join_wide(x.transpose(2, 3))
-
-    def join_wide(self, x: Tensor) -> Tensor:
-        """The inverse of ``split_wide``."""
-        x = x.unflatten(1, (self.rows, -1)).permute(1, 0, 3, 2, 4, 5)
-        x = x.reshape(self.rows, self.chunks * self.size, -1, x.shape[-1])
-        return x[:, : self.length].reshape(self.rows * self.length, -1, x.shape[-1])
-
-    def cumulate(self, x: Tensor) -> Tensor:
-        """Inclusive sums of ``[n, x, r, c, 1]`` along the chunk, from the start of each document.
-
-        Sums never cross a document, not even to be subtracted later: rounding would carry a trace
-        of one document into the next.
-        """
-        return x.cumsum(-2) if self.masks is None else _sum_columns(self.masks.visible, x)
-
-    def cumulate_grad(self, x: Tensor) -> Tensor:
-        """The gradient of what was cumulated, from that of its sums."""
-        if self.masks is None:
-            return x.flip(-2).cumsum(-2).flip(-2)
-        return _sum_columns(self.masks.visible.mT, x)
-
-    def enter(self, initial: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """``[rows * groups, heads / groups, k, v]`` states before the first chunks.
-
-        ``initial`` ``[h, k, v]`` enters the first row, and only if its document began earlier.
-        """
-        groups, heads, *state = shape
-        entering = like.new_zeros(self.rows, groups, heads, *state)
-        if initial is not None and self.continues:
-            entering[0] = initial.view(groups, heads, *state)
-        return entering.flatten(0, 1)
-
-    def leave(self, states: Tensor, groups: int) -> Tensor:
-        """``[h, k, v]``: the state after the last row, out of those of all rows."""
-        return states[-groups:].flatten(0, 1)
-
-
-def _sum_columns(weights: Tensor, x: Tensor) -> Tensor:
-    """``weights [n, 1, 1, c, c]`` times each column of ``x [n, x, r, c, 1]``, as one product."""
-    columns = x.flatten(1, 2).squeeze(-1).mT
-    return (weights[:, 0, 0].to(x.dtype) @ columns).mT.reshape(x.shape)
-
-
-def _masks(layout: SequenceLayout, chunks: int, size: int) -> ChunkMasks:
-    """Masks of one mixed row; padding belongs to the last document, and is neutral."""
-    document = layout.document
-    padding = document[-1:].expand(chunks * size - len(document))
-    document = torch.cat([document, padding]).view(chunks, size)
-    first = document[:1, :1] if layout.continues else document[:1, :1] - 1
-    before = torch.cat([first, document[:-1, -1:]])
-    visible = (document[:, :, None] == document[:, None, :]).float().tril()
-    inflow = (document == before).float()[:, :, None]
-    outflow = (document == document[:, -1:]).float()[:, :, None]
-    carry = (document[:, -1:] == before).float()[:, :, None]
-    return ChunkMasks(*(m[:, None, None] for m in (visible, inflow, outflow, carry)))
-
-
-@dataclass(frozen=True)
-class Decays:
-    """Factors that the decay puts between the tokens and states of a chunk.
-
-    With ``G`` the inclusive cumulative log decay ``[n, x, r, c, 1]`` of a chunk: ``between``
-    ``[n, x, r, c, c]`` is ``e^(G_i - G_j)`` for visible ``i >= j``, ``inflow`` ``e^(G_i)``,
-    ``outflow`` ``e^(G_c - G_i)``, ``carry`` ``[n, x, r, 1, 1]`` ``e^(G_c)``. Ratios are always
-    exponentials of differences, so nothing overflows.
-    """
-
-    between: Tensor
-    inflow: Tensor
-    outflow: Tensor
-    carry: Tensor
-
-    @classmethod
-    def of(cls, log_decay: Tensor, grid: ChunkGrid) -> Decays:
-        """The factors for log decays ``[n, x, r, c, 1]``."""
-        total = grid.cumulate(log_decay)
-        between = (total - total.mT).tril_().exp_()
-        inflow, outflow = total.exp(), (total[..., -1:, :] - total).exp()
-        carry = inflow[..., -1:, :]
-        if (m := grid.masks) is None:
-            return cls(between.tril_(), inflow, outflow, carry)
-        return cls(between * m.visible, inflow * m.inflow, outflow * m.outflow, carry * m.carry)
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor, d_final: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        transitions, *saved = ctx.saved_tensors
+        inputs, kept = tuple(saved[: ctx.inputs]), tuple(saved[ctx.inputs :])
+        rule, grid = ctx.rule, ctx.grid
+        work = rule.begin_backward(inputs, kept, d_out, grid)
+        if ctx.carry is not None:
+            d_final = ctx.carry.leave(ctx.layout, transitions, lambda: rule.cosummary(work, grid))()
+        grads, d_initial = rule.finish_backward(work, d_final, grid)
+        grads = [grad.to(x.dtype) for grad, x in zip(grads, inputs, strict=True)]
+        return None, None, None, d_initial if ctx.needs_input_grad[3] else None, *grads
