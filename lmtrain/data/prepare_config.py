@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lmtrain.data.config import at_least
+from lmtrain.data.config import CurriculumConfig, at_least
+
+
+class Mode(StrEnum):
+    """What ``lmtrain prepare`` does."""
+
+    build = "build"
+    verify = "verify"
+    stats = "stats"
+    peek = "peek"
+    vars()["import"] = "import"  # what users type is a keyword here
+    import_ = "import"
+    export = "export"
 
 
 class TextSplit(StrEnum):
@@ -23,18 +36,32 @@ class InputFormat(StrEnum):
     jsonl = "jsonl"
     parquet = "parquet"
     txt = "txt"
+    megatron = "megatron"
+    datatrove = "datatrove"
+    dolma = "dolma"
+
+
+TOKEN_FORMATS = (InputFormat.megatron, InputFormat.datatrove, InputFormat.dolma)
+"""Formats of files that hold tokens, not texts."""
 
 
 @dataclass(kw_only=True)
 class PrepareConfig:
-    """How ``lmtrain prepare`` turns texts into a token store."""
+    """How ``lmtrain prepare`` turns texts into a token store, and what it tells of one."""
 
+    mode: Mode = Mode.build
+    """build: texts to a store; verify: read a store in full; stats: lengths of its documents and
+    what curricula make of them; peek: some documents as text; import, export: token files of other
+    toolkits."""
     input: str = ""
-    """A file, a folder, or a pattern like ``corpus/*.jsonl.gz``."""
+    """A file, a folder, or a pattern like ``corpus/*.jsonl.gz``; of verify, stats, peek and
+    export: the folder of a store."""
     out: str = ""
-    """Folder of the new store; it must not exist."""
+    """build, import: folder of the new store, which must not exist; export: PREFIX of PREFIX.bin;
+    stats: a picture like ``stats.png``, if you want one."""
     format: InputFormat = InputFormat.auto
-    """auto goes by the suffix; jsonl also reads ``.gz``; txt reads text files of any suffix."""
+    """auto goes by the suffix; jsonl also reads ``.gz``; txt reads text files of any suffix;
+    megatron, datatrove, dolma: of import, and the first of export."""
     tokenizer: str = "bpe:16384"
     """``bpe:N`` trains a byte-level BPE of N tokens on the input; ``bytes`` is one token a byte;
     anything else is the path of a ``tokenizer.json``."""
@@ -48,20 +75,53 @@ class PrepareConfig:
     """Malformed lines or files that are skipped and reported before it stops."""
     max_documents: int | None = None
     """Stop after so many documents."""
+    count: int = 3
+    """peek: documents to show."""
+    seed: int = 0
+    """peek: decides which documents; stats: decides the order of the curricula."""
+    tokens_per_step: int = 4096
+    """stats: tokens of a step."""
+    curriculum: CurriculumConfig = dataclasses.field(default_factory=CurriculumConfig)
+    """stats: how documents are cut."""
 
     def check(self) -> list[str]:
         """Every problem that can be seen without data, a sentence each."""
         problems = [
             at_least("max_errors", self.max_errors, 0),
             at_least("max_documents", self.max_documents, 1),
+            at_least("count", self.count, 1),
+            at_least("tokens_per_step", self.tokens_per_step, 1),
+            *self._check_format(),
         ]
         if not self.input:
             problems.append("input is empty: give a file, a folder or a pattern, input=PATH")
-        if not self.out:
+        if not self.out and self.mode in (Mode.build, Mode.import_):
             problems.append("out is empty: give the folder of the new store, out=PATH")
+        if not self.out and self.mode == Mode.export:
+            problems.append("out is empty: give the PREFIX of PREFIX.bin and PREFIX.idx, out=PATH")
+        if self.mode == Mode.stats:
+            problems += self.curriculum.check()
         kind, _, size = self.tokenizer.partition(":")
         if kind == "bpe" and not (size.isdecimal() and int(size) > 256):  # noqa: PLR2004
             problems.append(
                 f"tokenizer={self.tokenizer} has no size: use bpe:N with N of 257 or more"
             )
         return [problem for problem in problems if problem]
+
+    def _check_format(self) -> list[str]:
+        """A format must be one that the mode reads or writes."""
+        told = f"format={self.format} is not for mode={self.mode}"
+        match self.mode:
+            case Mode.build if self.format in TOKEN_FORMATS:
+                return [f"{told}: it holds tokens, so use mode=import"]
+            case Mode.import_ if self.format not in TOKEN_FORMATS:
+                return [f"{told}: use one of {', '.join(TOKEN_FORMATS)}"]
+            case Mode.import_ if self.tokenizer.startswith("bpe:"):
+                return [
+                    f"tokenizer={self.tokenizer} would be trained, and the tokens have theirs "
+                    "already: give its tokenizer.json, tokenizer=PATH"
+                ]
+            case Mode.export if self.format != InputFormat.megatron:
+                return [f"{told}: use format=megatron"]
+            case _:
+                return []
