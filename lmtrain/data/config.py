@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
-from math import prod
+from math import lcm, prod
 
 
 class CurriculumName(StrEnum):
@@ -182,14 +182,21 @@ class CurriculumConfig:
 
 
 def check_tokens_per_step(
-    tokens_per_step: int, *, max_length: int, accumulate: int = 1, world: int = 1
+    tokens_per_step: int, *, max_length: int, accumulate: int = 1, world: int = 1, sequence: int = 1
 ) -> list[str]:
-    """The problem, if any, with the tokens of a step: every row is whole pieces of any bucket."""
+    """The problem, if any, with the tokens of a step.
+
+    Every row must be whole pieces of any bucket, and cut into equal spans for the ``sequence``
+    processes that share it; ``world`` counts the processes, or groups of them, with other rows.
+    """
+    row = lcm(max_length, sequence)
     factors = {
         "train.accumulate": accumulate,
         "processes": world,
         "curriculum.max_length": max_length,
     }
+    if row > max_length:
+        factors[f"parts for {sequence} processes that share a row"] = row // max_length
     unit = prod(factors.values())
     if tokens_per_step > 0 and tokens_per_step % unit == 0:
         return []

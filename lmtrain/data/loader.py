@@ -25,7 +25,8 @@ class Loader:
     """For each step, this rank's part of the global batch: ``accumulate`` batches of one row each.
 
     A global batch is cut into ``accumulate * world`` rows of whole pieces, in order; in micro-step
-    ``a``, rank ``r`` has row ``a * world + r``. Nothing but the step decides what is read, so any
+    ``a``, rank ``r`` has row ``a * world + r``. Where a row is shared by ``sequence_world``
+    processes, each reads its own span of it. Nothing but the step decides what is read, so any
     number of ranks, micro-steps, threads and restarts sees the same global batches.
 
     Args:
@@ -34,20 +35,22 @@ class Loader:
         first_step: where to begin.
         stop: the step to end before; None never ends.
         accumulate: micro-steps of a step.
-        rank: this process.
-        world: processes that share a step.
+        rank: which rows of a step are read here.
+        world: how many processes, or groups of them, share the rows of a step.
+        sequence_rank: which span of each row is read here.
+        sequence_world: how many processes share a row.
         device: where the batches go.
         prefetch: steps read ahead; 0 reads when asked.
         threads: threads that read ahead.
 
     Raises:
-        ValueError: a row would not be whole pieces.
+        ValueError: a row would not be whole pieces, or not cut into equal spans.
     """
 
     wait_seconds: float = 0.0
     """How long the last step waited for its data."""
 
-    def __init__(  # noqa: PLR0913  (ten independent facts)
+    def __init__(  # noqa: PLR0913  (twelve independent facts)
         self,
         store: Store,
         plan: Plan,
@@ -57,17 +60,24 @@ class Loader:
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
+        sequence_rank: int = 0,
+        sequence_world: int = 1,
         device: torch.device | str = "cpu",
         prefetch: int = 4,
         threads: int = 1,
     ) -> None:
         for problem in check_tokens_per_step(
-            plan.tokens_per_step, max_length=plan.lengths[-1], accumulate=accumulate, world=world
+            plan.tokens_per_step,
+            max_length=plan.lengths[-1],
+            accumulate=accumulate,
+            world=world,
+            sequence=sequence_world,
         ):
             raise ValueError(problem)
         self._store, self._plan = store, plan
         self._steps = range(first_step, sys.maxsize if stop is None else stop)
         self._rows = range(rank, accumulate * world, world)
+        self._sequence = sequence_rank, sequence_world
         self._row_tokens = plan.tokens_per_step // (accumulate * world)
         self._device = torch.zeros(0, device=device).device  # "cuda" becomes "cuda:0"
         self._prefetch = prefetch
@@ -100,12 +110,14 @@ class Loader:
         self._pool.shutdown(cancel_futures=True)
 
     def _read(self, step: int) -> list[Batch]:
-        draw = self._plan[step]
-        pieces = self._row_tokens // draw.length
-        pin = self._device.type == "cuda"
+        draw, (rank, world) = self._plan[step], self._sequence
         return [
             read_row(
-                self._store, draw.starts[row * pieces : (row + 1) * pieces], draw.length, pin=pin
+                self._store,
+                draw.row(row, self._row_tokens),
+                sequence_rank=rank,
+                sequence_world=world,
+                device=self._device,
             )
             for row in self._rows
         ]

@@ -9,31 +9,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lmtrain.data.config import CurriculumName
+from lmtrain.data.bucket import Bucket
 from lmtrain.data.curriculum import Schedule, odds
-from lmtrain.data.decompose import Decomposition, decompose
 from lmtrain.data.permutation import Permutation
 from lmtrain.data.store import Side
+from lmtrain.data.views import View, drawn_lengths, view
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lmtrain.data.bucket import Draw
     from lmtrain.data.config import CurriculumConfig
     from lmtrain.data.store import Store
 
 PLAN_VERSION = 1
 """Raised when the same configuration would give other batches."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """A global batch: pieces of one ``length``, at int64 ``[pieces]`` positions of the store.
-
-    Each reads ``length + 1`` tokens: the first ``length`` are inputs, the last ``length`` targets.
-    """
-
-    length: int
-    starts: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -44,10 +35,10 @@ class Plan:
     another order. ``identity`` is all that decides the batches, by the key a user sets it with.
     """
 
-    pieces: Decomposition
+    view: View
     """All buckets of the training documents."""
-    buckets: dict[int, NDArray[np.int64]]
-    """The buckets that hold at least one batch; only these are drawn from."""
+    buckets: list[Bucket]
+    """The buckets that hold at least one batch, shortest first; only these are drawn from."""
     schedule: Schedule
     tokens_per_step: int
     seed: int
@@ -71,21 +62,21 @@ class Plan:
         """
         lengths = drawn_lengths(curriculum)
         documents = store.documents(Side.train)
-        pieces = decompose(documents, lengths, long_docs=curriculum.long_docs)
-        buckets = {n: s for n, s in pieces.buckets.items() if n * len(s) >= tokens_per_step}
+        pieces = view(documents, curriculum)
+        buckets = [bucket for bucket in pieces.buckets if bucket.tokens >= tokens_per_step]
         if not buckets:
             raise ValueError(
                 f"train.tokens_per_step={tokens_per_step} is more than any length of {lengths} has "
                 f"in {len(documents.starts)} documents: lower it, or use more data"
             )
         schedule = make_schedule(
-            {n: n * len(s) for n, s in buckets.items()},
+            {bucket.length: bucket.tokens for bucket in buckets},
             curriculum,
             tokens_per_step=tokens_per_step,
             seed=seed,
         )
         return cls(
-            pieces=pieces,
+            view=pieces,
             buckets=buckets,
             schedule=schedule,
             tokens_per_step=tokens_per_step,
@@ -108,7 +99,7 @@ class Plan:
     @property
     def lengths(self) -> list[int]:
         """Lengths of the buckets that are drawn from, shortest first."""
-        return list(self.buckets)
+        return [bucket.length for bucket in self.buckets]
 
     @property
     def hash(self) -> str:
@@ -117,20 +108,18 @@ class Plan:
 
     def __getitem__(self, step: int) -> Draw:
         """The global batch of a step, in about a millisecond for any step."""
-        bucket, ordinal = self.schedule[self._without_skipped(step)]
-        length = self.lengths[bucket]
-        count = self.tokens_per_step // length
-        index = ordinal * count + np.arange(count)
-        return Draw(length, self.buckets[length][self._shuffled(length, index)])
+        bucket, index = self._pieces(step)
+        return bucket.draw(index)
 
     def length(self, step: int) -> int:
         """The length of the pieces of a step, without drawing them."""
         bucket, _ = self.schedule[self._without_skipped(step)]
-        return self.lengths[bucket]
+        return self.buckets[bucket].length
 
-    def targets(self, step: int) -> int:  # noqa: ARG002  (a plan of packed rows will need it)
-        """Targets in the global batch of a step."""
-        return self.tokens_per_step
+    def targets(self, step: int) -> int:
+        """Targets in the global batch of a step, padding and cut labels not counted."""
+        bucket, index = self._pieces(step)
+        return bucket.targets(index)
 
     def differences(self, identity: dict[str, Any]) -> list[str]:
         """What of another plan's ``identity`` differs from this one, a sentence each."""
@@ -142,47 +131,47 @@ class Plan:
             if identity.get(key) != self.identity.get(key)
         ]
 
-    def counts(self, steps: int) -> dict[int, int]:
-        """How many of the first ``steps`` steps draw from each bucket."""
-        return dict(zip(self.lengths, self.schedule.counts(steps), strict=True))
+    def counts(self, steps: int) -> list[int]:
+        """How many of the first ``steps`` steps draw from each of ``buckets``."""
+        return self.schedule.counts(steps)
 
     @property
     def warnings(self) -> list[str]:
         """What a user may not expect, a sentence each."""
         return [
-            f"length {length} is left out: its {len(starts)} pieces are less than a step of "
-            f"{self.tokens_per_step} tokens"
-            for length, starts in self.pieces.buckets.items()
-            if length not in self.buckets
+            f"length {bucket.length} is left out: its {len(bucket)} {bucket.kind} are less than a "
+            f"step of {self.tokens_per_step} tokens"
+            for bucket in self.view.buckets
+            if bucket not in self.buckets
         ]
 
     @property
     def steps_per_pass(self) -> int:
         """Steps that see the data once."""
-        tokens = sum(length * len(starts) for length, starts in self.buckets.items())
-        return tokens // self.tokens_per_step
+        return sum(bucket.tokens for bucket in self.buckets) // self.tokens_per_step
+
+    def _pieces(self, step: int) -> tuple[Bucket, NDArray[np.int64]]:
+        """The bucket of a step, and which of its pieces."""
+        number, ordinal = self.schedule[self._without_skipped(step)]
+        bucket = self.buckets[number]
+        count = self.tokens_per_step // bucket.length
+        return bucket, self._shuffled(bucket, ordinal * count + np.arange(count))
 
     def _without_skipped(self, step: int) -> int:
         for first, end in self.skip_steps:
             step += end - first if step >= first else 0
         return step
 
-    def _shuffled(self, length: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of the bucket for these places in its endless order; each epoch is a permutation."""
-        size = len(self.buckets[length])
-        epochs, places = np.divmod(index, size)
-        rows = np.empty_like(index)
+    def _shuffled(self, bucket: Bucket, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Pieces at these places of the bucket's endless order; each epoch is a permutation."""
+        size = len(bucket)
+        epochs, places = np.divmod(places, size)
+        index = np.empty_like(places)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
             here = epochs == epoch
-            rows[here] = Permutation(size, self.seed, "pieces", length, epoch)(places[here])
-        return rows
-
-
-def drawn_lengths(curriculum: CurriculumConfig) -> list[int]:
-    """Lengths that training documents are cut into, shortest first."""
-    if curriculum.name == CurriculumName.fixed:
-        return [curriculum.length or curriculum.max_length]
-    return curriculum.lengths
+            order = Permutation(size, self.seed, bucket.kind, bucket.length, epoch)
+            index[here] = order(places[here])
+        return index
 
 
 def make_schedule(

@@ -129,26 +129,18 @@ class Store:
             tokens[here] = windows[starts[here] - self._ends[shard]]
         return tokens
 
-    def verify(self) -> list[str]:
-        """Everything that is wrong with the contents, read in full: a sentence each."""
-        problems = [
-            entry.changed(self.folder)
-            for shard in self.manifest.shards
-            for entry in shard.files
-            if file_sha256(self.folder / entry.file) != entry.sha256
-        ]
-        for number, shard in enumerate(self.manifest.shards):
-            problems += self._verify_tokens(number, shard)
-        return problems
-
-    def _verify_tokens(self, number: int, shard: ShardEntry) -> list[str]:
-        tokens, path = self._tokens[number], self.folder / shard.token_file.file
-        problems: list[str] = []
-        if (int(tokens.min()), int(tokens.max())) != (shard.min_id, shard.max_id):
-            problems.append(f"{path} has ids outside {shard.min_id} to {shard.max_id}")
-        if (tokens[self._offsets(shard)[1:].astype(np.int64) - 1] != self.end_of_text).any():
-            problems.append(f"{path} has documents that do not end with token {self.end_of_text}")
-        return problems
+    def read_stretches(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
+        """``[sum(lengths)]`` tokens: stretches of documents, one after the other."""
+        tokens = np.empty(int(lengths.sum()), self.manifest.dtype)
+        shards = np.searchsorted(self._ends, starts, side="right") - 1
+        places, at = starts - self._ends[shards], 0
+        maps = [np.asarray(shard) for shard in self._tokens]  # slices of a memmap are slow
+        for shard, start, length in zip(
+            shards.tolist(), places.tolist(), lengths.tolist(), strict=True
+        ):
+            tokens[at : at + length] = maps[shard][start : start + length]
+            at += length
+        return tokens
 
     @cached_property
     def _tokens(self) -> list[NDArray[Any]]:
@@ -160,7 +152,9 @@ class Store:
     @cached_property
     def _selected(self) -> Documents:
         """The first documents, up to the limits."""
-        offsets = [self._offsets(shard).astype(np.int64) for shard in self.manifest.shards]
+        offsets = [
+            load_offsets(self.folder, shard).astype(np.int64) for shard in self.manifest.shards
+        ]
         starts = [end + part[:-1] for end, part in zip(self._ends[:-1], offsets, strict=True)]
         lengths = [np.diff(part) for part in offsets]
         every = Documents(np.concatenate(starts), np.concatenate(lengths))
@@ -168,19 +162,10 @@ class Store:
 
     @cached_property
     def _validates(self) -> NDArray[np.bool_]:
-        hashes = np.concatenate([self._hashes(shard) for shard in self.manifest.shards])
+        hashes = np.concatenate(
+            [load_documents(self.folder, shard)["hash"] for shard in self.manifest.shards]
+        )
         return hashes[: len(self._selected.starts)] < self.selection.val_fraction * 2.0**64
-
-    def _offsets(self, shard: ShardEntry) -> NDArray[np.uint32]:
-        path = self.folder / shard.offset_file.file
-        offsets = _load(path, OFFSET_DTYPE, shard.documents + 1)
-        if offsets[0] != 0 or offsets[-1] != shard.tokens or (offsets[1:] <= offsets[:-1]).any():
-            raise ValueError(f"{path} has document borders out of order: prepare the store again")
-        return offsets
-
-    def _hashes(self, shard: ShardEntry) -> NDArray[np.uint64]:
-        path = self.folder / shard.document_file.file
-        return _load(path, DOCUMENT_DTYPE, shard.documents)["hash"]
 
 
 def open_store(config: DataConfig) -> Store:
@@ -219,14 +204,3 @@ def _stdlib_folder(config: DataConfig) -> Path:
             "data.cache=PATH"
         ) from error
     return folder
-
-
-def _load(path: Path, dtype: np.dtype[Any], length: int) -> NDArray[Any]:
-    """A npy file that must be one array of this type and length; nothing is ever unpickled."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no array file ({error}): prepare the store again") from error
-    if values.dtype != dtype or values.shape != (length,):
-        raise ValueError(f"{path} does not hold {length:,} values: prepare the store again")
-    return values

@@ -16,19 +16,18 @@ def summarize(plan: Plan, steps: int | None = None) -> str:
         steps: steps of the run; None is one pass over the data.
     """
     counts = plan.counts(plan.steps_per_pass if steps is None else steps)
-    total = max(1, sum(counts.values()))
+    total = max(1, sum(counts))
     lines = [f"{'length':>8} {'pieces':>10} {'tokens':>14} {'steps':>9} {'share':>7} {'epochs':>7}"]
-    for length, count in counts.items():
-        pieces = len(plan.buckets[length])
-        epochs = count * plan.tokens_per_step / (pieces * length)
+    for bucket, count in zip(plan.buckets, counts, strict=True):
+        epochs = count * plan.tokens_per_step / bucket.tokens
         lines.append(
-            f"{length:>8,} {pieces:>10,} {pieces * length:>14,} {count:>9,} "
+            f"{bucket.length:>8,} {len(bucket):>10,} {bucket.tokens:>14,} {count:>9,} "
             f"{count / total:>7.1%} {epochs:>7.2f}"
         )
-    context = sum(count * (length - 1) / 2 for length, count in counts.items()) / total
-    kept = plan.pieces.kept / max(1, plan.pieces.pairs)
+    context = sum(n * (size - 1) / 2 for n, size in zip(counts, plan.lengths, strict=True)) / total
+    kept = plan.view.kept / max(1, plan.view.pairs)
     lines.append(
-        f"mean context {context:,.0f} tokens; {kept:.1%} of {plan.pieces.pairs:,} targets kept, "
-        f"{plan.pieces.repeated:,} repeated; {plan.schedule.cycle_steps:,} steps a cycle"
+        f"mean context {context:,.0f} tokens; {kept:.1%} of {plan.view.pairs:,} targets kept, "
+        f"{plan.view.repeated:,} repeated; {plan.schedule.cycle_steps:,} steps a cycle"
     )
     return "\n".join([*lines, *plan.warnings])

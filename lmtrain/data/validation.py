@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
-from lmtrain.batch import IGNORED, Batch
+from lmtrain.data.bucket import NOWHERE, Draw, Segments
 from lmtrain.data.decompose import decompose
-from lmtrain.data.rows import CPU, equal_pieces, move_row, read_row
+from lmtrain.data.rows import move_row, read_row
 from lmtrain.data.store import Side
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lmtrain.batch import Batch
     from lmtrain.data.config import CurriculumConfig
     from lmtrain.data.store import Store
 
@@ -79,32 +79,41 @@ class ValidationSet:
         *,
         rank: int = 0,
         world: int = 1,
+        sequence_rank: int = 0,
+        sequence_world: int = 1,
         device: torch.device | str = "cpu",
     ) -> Iterator[tuple[int, Batch]]:
         """Rows of ``tokens`` for this rank, with the length of their pieces, shortest first.
 
         Rows are dealt to the ranks in turn. Every rank gets equally many; what is missing at the
-        end is filled with ignored targets.
+        end is filled with ignored targets. The processes that share a row get a span of it each.
+
+        Raises:
+            ValueError: a row would not be whole pieces, or not cut into equal spans.
         """
-        longest = max(self._pieces)
+        longest, place = max(self._pieces), torch.zeros(0, device=device).device
         if tokens % longest:
             raise ValueError(f"a row of {tokens} tokens is not whole pieces of {longest}")
         for length, starts in self._pieces.items():
             pieces = tokens // length
             rounds = -(-len(starts) // (pieces * world))
             for row in range(rank, rounds * world, world):
-                batch = self._row(starts[row * pieces : (row + 1) * pieces], length, tokens)
-                yield length, move_row(batch, torch.device(device))
+                batch = read_row(
+                    self._store,
+                    _filled(starts[row * pieces : (row + 1) * pieces], length, pieces),
+                    sequence_rank=sequence_rank,
+                    sequence_world=sequence_world,
+                    device=place,
+                )
+                yield length, move_row(batch, place)
 
-    def _row(self, starts: NDArray[np.int64], length: int, tokens: int) -> Batch:
-        """A row of the pieces at ``starts``, filled up with tokens whose targets are ignored."""
-        part = read_row(self._store, starts, length)
-        missing = tokens - len(part.tokens)
-        return Batch(
-            pad(part.tokens, (0, missing), value=self._store.end_of_text),
-            pad(part.targets, (0, missing), value=IGNORED),
-            equal_pieces(tokens, length, CPU),
-        )
+
+def _filled(starts: NDArray[np.int64], length: int, pieces: int) -> Draw:
+    """The pieces at ``starts``, and padding up to so many pieces."""
+    real, missing = Segments.of_length(starts, length), pieces - len(starts)
+    fill = np.full(missing, NOWHERE), np.full(missing, length), np.full(missing, NOWHERE)
+    parts = [np.concatenate(pair) for pair in zip(real, fill, strict=True)]
+    return Draw(length=length, segments=Segments(*parts))
 
 
 def _spread(starts: NDArray[np.int64], share: float) -> NDArray[np.int64]:

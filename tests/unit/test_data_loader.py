@@ -183,3 +183,29 @@ def test_batches_arrive_on_the_device(store: Store, plan: Plan) -> None:
             assert a.layout.offsets.is_cuda
             assert torch.equal(a.tokens.cpu(), b.tokens)
             assert torch.equal(a.targets.cpu(), b.targets)
+
+
+@pytest.mark.parametrize(("world", "sequence"), [(1, 2), (1, 8), (2, 4), (4, 2)])
+def test_processes_that_share_a_row_read_its_spans(
+    store: Store, plan: Plan, world: int, sequence: int
+) -> None:
+    for rank in range(world):
+        rows = Loader(store, plan, stop=20, rank=rank, world=world)
+        spans = [
+            Loader(
+                store,
+                plan,
+                stop=20,
+                rank=rank,
+                world=world,
+                sequence_rank=part,
+                sequence_world=sequence,
+            )
+            for part in range(sequence)
+        ]
+        for (row,), *parts in zip(rows, *spans, strict=True):
+            batches = [batch for (batch,) in parts]
+            assert torch.equal(torch.cat([b.tokens for b in batches]), row.tokens)
+            assert torch.equal(torch.cat([b.targets for b in batches]), row.targets)
+            layouts = [row.layout.shard(part, sequence) for part in range(sequence)]
+            assert [b.layout for b in batches] == layouts

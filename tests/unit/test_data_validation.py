@@ -90,7 +90,7 @@ def test_bytes_are_those_of_the_targets(store: Store) -> None:
 
 def test_it_never_meets_the_training_data(store: Store) -> None:
     plan = Plan.build(store, CURRICULUM, seed=0, tokens_per_step=512)
-    train = {store.read(np.array([s]), 32).tobytes() for b in plan.buckets.values() for s in b}
+    train = {store.read(np.array([s]), 32).tobytes() for b in plan.buckets for s in b.starts}
     for length, batch in ValidationSet(store, CURRICULUM).batches(256):
         pieces = batch.tokens.view(-1, length)[:, :32].numpy()
         real = batch.targets.view(-1, length)[:, 0] != IGNORED
