@@ -73,6 +73,28 @@ class SequenceLayout:
         """The span with up to ``left`` more tokens before it."""
         return replace(self, start=max(0, self.start - left))
 
+    def at(self, rank: int) -> Self:
+        """The span of another rank; all ranks hold equally many tokens."""
+        return replace(self, start=rank * len(self), stop=(rank + 1) * len(self))
+
+    def restricted(self, start: int, stop: int) -> Self:
+        """The part ``[start, stop)`` of the row as a row of its own; no document crosses its ends.
+
+        The span here lies inside.
+        """
+        inside = (b - start for b in self.bounds if start <= b <= stop)
+        return type(self)(tuple(inside), self.start - start, self.stop - start, self.device)
+
+    def degree(self, ranks: int) -> int:
+        """The fewest neighbours, a divisor of ``ranks``, whose spans no document leaves."""
+        borders = set(self.bounds)
+        return next(
+            degree
+            for degree in range(1, ranks + 1)
+            if ranks % degree == 0
+            and borders.issuperset(range(0, self.bounds[-1], degree * len(self)))
+        )
+
     def to(self, device: torch.device | str) -> Self:
         """The same layout with its tensors on ``device``."""
         return replace(self, device=torch.device(device))

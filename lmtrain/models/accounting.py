@@ -22,7 +22,7 @@ from lmtrain.models.config import (
     SlidingWindowConfig,
 )
 from lmtrain.models.pattern import BlockSpec, parse
-from lmtrain.ops import gated_delta, ssd
+from lmtrain.ops.chunks import CHUNK
 
 TRAINING = 3
 """Forward and backward over forward."""
@@ -198,7 +198,7 @@ def _mamba2(config: Mamba2Config, d: int) -> Cost:
         parameters=matrices + taps + (channels if config.conv_bias else 0) + 3 * heads + inner,
         flops=2 * (matrices + taps + 3 * state),  # decay, update, read
         state=state + (config.conv_width - 1) * channels,
-        saved=projected + 2 * channels + 7 * inner + state // ssd.CHUNK,
+        saved=projected + 2 * channels + 7 * inner + state // CHUNK,
     )
 
 
@@ -216,8 +216,8 @@ def _gated_deltanet(config: GatedDeltaNetConfig, d: int) -> Cost:
         + 2 * channels
         + 3 * keys
         + 6 * values
-        + config.value_heads * (config.key_dim + gated_delta.CHUNK)
-        + state // gated_delta.CHUNK,
+        + config.value_heads * (config.key_dim + CHUNK)
+        + state // CHUNK,
     )
 
 

@@ -16,6 +16,7 @@ from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
 from lmtrain.models.pattern import BlockSpec, parse
 from lmtrain.ops.loss import LinearCrossEntropy, linear_cross_entropy
+from lmtrain.ops.remat import contexts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +70,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out; with ``remat``, the inside is computed again in backward."""
         if self.remat and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, layout, use_reentrant=False)  # type: ignore[return-value]
+            return checkpoint(self._forward, x, layout, use_reentrant=False, context_fn=contexts)  # type: ignore[return-value]
         return self._forward(x, layout)
 
     def extend(

@@ -1,0 +1,71 @@
+"""The ranks that share a row, and the smaller groups that its documents leave them in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+
+from lmtrain.parallel.collectives import Group, Traffic
+
+
+@dataclass(frozen=True)
+class SequenceMesh:
+    """The groups in which one rank of a row can speak.
+
+    Ranks are numbered rows first: the ``size`` ranks of a row are neighbours, so that they share a
+    machine where they can.
+    """
+
+    size: int
+    rank: int
+    """Which span of the row is here."""
+    traffic: Traffic
+    _groups: dict[tuple[int, int], Group]
+
+    @classmethod
+    def open(cls, size: int, device: torch.device, *, strided: bool = False) -> SequenceMesh:
+        """The mesh of this process; every process of the world calls it.
+
+        Args:
+            size: ranks of a row.
+            device: where tensors live.
+            strided: also open the groups that `Ulysses x ring` needs.
+        """
+        rank, traffic = dist.get_rank(), Traffic()
+        groups: dict[tuple[int, int], Group] = {}
+        for degree in divisors(size)[1:]:
+            for stride in divisors(degree)[:-1] if strided else [1]:
+                ranks, handle = _open(degree, stride)
+                here = ranks.index(rank)
+                groups[degree, stride] = Group(handle, here, len(ranks), device, traffic)
+        return cls(size, rank % size, traffic, groups)
+
+    def block(self, degree: int) -> Group:
+        """The ``degree`` neighbours that this rank is among."""
+        return self._groups[degree, 1]
+
+    def strided(self, degree: int, stride: int) -> Group:
+        """Every ``stride``-th rank of that block, this rank among them."""
+        return self._groups[degree, stride]
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, in order."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _open(degree: int, stride: int) -> tuple[list[int], ProcessGroup]:
+    """Open every group of this kind in the world, in one order; the one with this rank."""
+    mine: tuple[list[int], ProcessGroup] | None = None
+    for first in range(0, dist.get_world_size(), degree):
+        for offset in range(stride):
+            ranks = list(range(first + offset, first + degree, stride))
+            handle = dist.new_group(ranks)
+            if dist.get_rank() in ranks:
+                assert isinstance(handle, ProcessGroup)
+                mine = ranks, handle
+    assert mine is not None
+    return mine
