@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
-from math import lcm, prod
+from math import isfinite, lcm, prod
+from typing import Any
 
 
 class CurriculumName(StrEnum):
@@ -44,6 +45,26 @@ class Remainder(StrEnum):
     keep = "keep"
 
 
+class MixScope(StrEnum):
+    """Where the weights of several sources hold."""
+
+    bucket = "bucket"
+    vars()["global"] = "global"  # what users type is a keyword here
+    global_ = "global"
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """One source of several; its name, not its place, decides the order of its pieces."""
+
+    path: str = ""
+    """As ``data.source``: the folder of a token store, or ``stdlib``."""
+    weight: float = 1.0
+    """Its share of the tokens, relative to the weights of the others."""
+    max_repetition: float | None = 4.0
+    """How often a run may see its tokens; null is no limit."""
+
+
 @dataclass(kw_only=True)
 class DataConfig:
     """Where the tokens come from."""
@@ -51,6 +72,16 @@ class DataConfig:
     source: str = "stdlib"
     """``stdlib``: the source code of Python's own standard library, made at first use; or the
     folder of a token store written by ``lmtrain prepare``."""
+    sources: dict[str, dict[str, Any]] = dataclasses.field(
+        default_factory=dict[str, dict[str, Any]]
+    )
+    """Several sources by name instead of ``source``: {NAME: {path, weight, max_repetition}}; see
+    ``SourceConfig``."""
+    mix_scope: MixScope = MixScope.bucket
+    """bucket: the weights hold inside every length, as far as the sources have such lengths;
+    global: they hold over the run, and every length mixes the sources as they come."""
+    validation: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """More token stores to validate on in full, {NAME: PATH}; nothing of them is trained on."""
     vocab_size: int = 4096
     """Tokens of the tokenizer trained for ``stdlib``; a store brings its own tokenizer."""
     val_fraction: float = 0.05
@@ -77,7 +108,7 @@ class DataConfig:
             at_least("data.prefetch", self.prefetch, 0),
             at_least("data.threads", self.threads, 1),
         ]
-        if not self.source:
+        if not self.source and not self.sources:
             problems.append(
                 "data.source is empty: give the folder of a token store, data.source=PATH "
                 "(lmtrain prepare writes one), or choose data=stdlib"
@@ -91,12 +122,62 @@ class DataConfig:
                 f"data.skip_steps={self.skip_steps} is not a list of ranges in order: "
                 "use [[from, to], ...] with from < to, none overlapping"
             )
-        return [problem for problem in problems if problem]
+        return [problem for problem in [*problems, *self._check_sources()] if problem]
+
+    @property
+    def named_sources(self) -> dict[str, SourceConfig]:
+        """The several sources, in the order of their names; empty where there is one ``source``."""
+        return {name: SourceConfig(**self.sources[name]) for name in sorted(self.sources)}
+
+    def _check_sources(self) -> list[str]:
+        problems = [
+            f"data.validation.{name} is empty: give the folder of a token store, or leave it out"
+            for name, path in self.validation.items()
+            if not path
+        ]
+        problems += [
+            f"data.validation.{name} and data.sources.{name} have one name: rename one of them"
+            for name in self.validation.keys() & self.sources.keys()
+        ]
+        if self.sources and self.source not in ("", "stdlib"):
+            problems.append(
+                f"data.source={self.source} and data.sources are both set: give it a name among "
+                "data.sources, or leave one of them out"
+            )
+        for name, values in self.sources.items():
+            problems += _check_source(f"data.sources.{name}", values)
+        return problems
 
     def _skips_in_order(self) -> bool:
         borders = [border for skip in self.skip_steps for border in skip]
         pairs = all(len(skip) == 2 and 0 <= skip[0] < skip[1] for skip in self.skip_steps)  # noqa: PLR2004
         return pairs and borders == sorted(borders)
+
+
+def _check_source(key: str, values: dict[str, Any]) -> list[str]:
+    known = {field.name for field in dataclasses.fields(SourceConfig)}
+    if unknown := sorted(values.keys() - known):
+        return [f"{key}.{unknown[0]} is no key: use path, weight or max_repetition"]
+    path, weight = values.get("path"), values.get("weight", 1.0)
+    limit = values.get("max_repetition")
+    problems: list[str] = []
+    if not isinstance(path, str) or not path:
+        problems.append(f"{key}.path={path} is no folder of a token store: say {key}.path=PATH")
+    if not _is_positive(weight):
+        problems.append(
+            f"{key}.weight={weight} is no positive number: leave a source out with ~{key}"
+        )
+    if limit is not None and not _is_positive(limit):
+        problems.append(
+            f"{key}.max_repetition={limit} is no positive number: use 4, or null for no limit"
+        )
+    return problems
+
+
+def _is_positive(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isfinite(value) and value > 0
 
 
 @dataclass(kw_only=True)
