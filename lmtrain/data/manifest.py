@@ -51,8 +51,13 @@ class FileEntry:
         size = path.stat().st_size
         return cls(file=path.name, bytes=size, sha256=file_sha256(path), sample=sample_sha256(path))
 
-    def check(self, folder: Path) -> None:
+    def check(self, folder: Path, *, itemsize: int | None = None, full: bool = False) -> None:
         """See that the file is there and looks like itself.
+
+        Args:
+            folder: where it should be.
+            itemsize: bytes of a token, if it holds tokens; a wrong size is then told in tokens too.
+            full: read all of it; else blocks spread over it.
 
         Raises:
             ValueError: it is missing, truncated or changed, or its name leads out of the folder.
@@ -62,13 +67,15 @@ class FileEntry:
             raise ValueError(f"{path} is missing: {_RESTORE}")
         size = path.stat().st_size
         if size != self.bytes:
-            raise ValueError(f"{path} has {size:,} bytes, not {self.bytes:,}: {_RESTORE}")
-        if sample_sha256(path) != self.sample:
-            raise ValueError(self.changed(folder))
-
-    def changed(self, folder: Path) -> str:
-        """The sentence for a file that is no longer what was written."""
-        return f"{folder / self.file} has changed since it was written: {_RESTORE}"
+            in_tokens = ""
+            if itemsize:
+                part = " and a part of one" if size % itemsize else ""
+                in_tokens = f" ({size // itemsize:,} tokens{part}, not {self.bytes // itemsize:,})"
+            raise ValueError(
+                f"{path} has {size:,} bytes, not {self.bytes:,}{in_tokens}: {_RESTORE}"
+            )
+        if sample_sha256(path) != self.sample or (full and file_sha256(path) != self.sha256):
+            raise ValueError(f"{path} has changed since it was written: {_RESTORE}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +128,9 @@ class TokenizerEntry:
     sha256: str
     end_of_text: int
     begin_of_text: int | None = None
+    """The id that every document starts with, if there is one."""
+    revision: str | None = None
+    """The commit of a tokenizer from the Hugging Face hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +184,18 @@ class Manifest:
         Raises:
             ValueError: something is missing, truncated, changed or empty.
         """
+        self.check_itself(folder)
+        for shard in self.shards:
+            for entry in shard.files:
+                tokens = entry is shard.token_file
+                entry.check(folder, itemsize=self.itemsize if tokens else None)
+
+    def check_itself(self, folder: Path) -> None:
+        """See that the manifest makes sense and that the tokenizer is the one it names.
+
+        Raises:
+            ValueError: it contradicts itself or is empty, or the tokenizer is another.
+        """
         if not self.counts.documents or not self.shards:
             raise ValueError(f"{folder} holds no documents: prepare a store from input with text")
         tokenizer = folder / "tokenizer.json"
@@ -184,18 +206,22 @@ class Manifest:
             )
         if not self._is_consistent():
             raise ValueError(f"{folder / 'manifest.json'} contradicts itself: {_RESTORE}")
-        for shard in self.shards:
-            for entry in shard.files:
-                entry.check(folder)
 
     def _is_consistent(self) -> bool:
         """Whether ids fit the vocabulary, the vocabulary its type, and tokens their file."""
-        dtype = token_dtype(self.vocab_size)
-        return self.dtype == dtype.str and all(
-            shard.max_id < self.vocab_size
-            and shard.token_file.bytes == shard.tokens * dtype.itemsize
+        fits = self.dtype == token_dtype(self.vocab_size).str
+        adds_up = self.counts.tokens == sum(shard.tokens for shard in self.shards)
+        return (fits and adds_up) and all(
+            0 <= shard.min_id <= shard.max_id < self.vocab_size
+            and 0 < shard.documents <= shard.tokens
+            and shard.token_file.bytes == shard.tokens * self.itemsize
             for shard in self.shards
         )
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a token."""
+        return token_dtype(self.vocab_size).itemsize
 
     def write(self, folder: Path) -> None:
         """Write it into the folder."""

@@ -8,6 +8,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmtrain.data.encoding import batched
 from lmtrain.data.lock import locked
 from lmtrain.data.manifest import InputEntry
 from lmtrain.data.prepare_config import InputFormat
@@ -15,7 +16,7 @@ from lmtrain.data.progress import progress
 from lmtrain.data.readers import Malformed, file_format, find_files, read_documents
 from lmtrain.data.store import Store
 from lmtrain.data.tokenize import bytes_tokenizer, end_of_text, load_tokenizer, sample, train_bpe
-from lmtrain.data.writer import Writer, batched
+from lmtrain.data.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

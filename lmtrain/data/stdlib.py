@@ -9,10 +9,11 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmtrain.data.encoding import batched
 from lmtrain.data.manifest import InputEntry
 from lmtrain.data.progress import progress
 from lmtrain.data.tokenize import end_of_text, sample, train_bpe
-from lmtrain.data.writer import Writer, batched
+from lmtrain.data.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,21 +6,20 @@ import os
 import shlex
 import shutil
 import sys
-from array import array
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from lmtrain.data.encoding import Encoded, Encoder
 from lmtrain.data.manifest import (
-    DOCUMENT_DTYPE,
     DOCUMENT_HASH,
     FORMAT_VERSION,
     OFFSET_DTYPE,
     Counts,
-    FileEntry,
     InputEntry,
     Manifest,
     ShardEntry,
@@ -28,18 +27,19 @@ from lmtrain.data.manifest import (
     file_sha256,
     token_dtype,
 )
-from lmtrain.data.tokenize import encode, text_hash, vocab_size
+from lmtrain.data.shard import ShardWriter
+from lmtrain.data.tokenize import vocab_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
 SHARD_TOKENS = 1 << 31
-"""A shard is closed when it holds so many: offsets inside it stay below 2^32."""
+"""No shard holds more, unless one document does."""
 
-BATCH_CHARACTERS = 1 << 22
-"""Text that is tokenised, and held in memory, at a time."""
+LONGEST_DOCUMENT = np.iinfo(OFFSET_DTYPE).max
+"""Tokens that offsets can count."""
 
 
 @dataclass(kw_only=True)
@@ -54,12 +54,14 @@ class Writer:
     tokenizer: Tokenizer
     tokenizer_name: str
     end_of_text: int
+    begin_of_text: int | None = None
+    tokenizer_revision: str | None = None
     shard_tokens: int = SHARD_TOKENS
     document_hash: str = DOCUMENT_HASH
     """What the hashes of documents are; see the manifest."""
     empty: int = 0
     _shards: list[ShardEntry] = field(default_factory=list[ShardEntry])
-    _shard: _Shard | None = None
+    _shard: ShardWriter | None = None
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._folder, ignore_errors=True)  # of a process that was killed
@@ -77,17 +79,36 @@ class Writer:
         Returns:
             How many tokens they have.
         """
-        filled = [text for text in texts if text.strip()]
-        self.empty += len(texts) - len(filled)
-        added = 0
-        for text, ids in zip(filled, encode(self.tokenizer, filled), strict=True):
-            self._open_shard().append([*ids, self.end_of_text], text_hash(text), source)
-            added += len(ids) + 1
-        return added
+        encoded = self._encoder(texts)
+        self.append(encoded, source=source)
+        return len(encoded.tokens)
 
     def add_ids(self, ids: NDArray[Any], document_hash: int, *, source: int = 0) -> None:
         """Append a document that is ``[tokens]`` ids already, its end of text included."""
-        self._open_shard().append(ids, document_hash, source)
+        lengths, hashes = np.array([len(ids)]), np.array([document_hash], np.uint64)
+        self.append(Encoded(ids, lengths, hashes), source=source)
+
+    def append(self, documents: Encoded, *, source: int = 0) -> None:
+        """Append encoded documents of input number ``source``; those of length 0 are only counted.
+
+        Raises:
+            ValueError: a document is longer than offsets can count.
+        """
+        filled = documents.lengths > 0
+        self.empty += int((~filled).sum())
+        lengths, hashes = documents.lengths[filled], documents.hashes[filled]
+        if len(lengths) and lengths.max() > LONGEST_DOCUMENT:
+            raise ValueError(
+                f"a document has {lengths.max():,} tokens, and a store holds documents of up to "
+                f"{LONGEST_DOCUMENT:,}: split it"
+            )
+        ends: NDArray[np.int64] = np.insert(np.cumsum(lengths), 0, 0)
+        first = 0
+        while first < len(lengths):
+            shard, last = self._room(ends, first)
+            tokens = documents.tokens[ends[first] : ends[last]]
+            shard.append(tokens, lengths[first:last], hashes[first:last], source)
+            first = last
 
     def finish(self, inputs: Iterable[InputEntry], *, malformed: int = 0) -> None:
         """Write the manifest, make everything durable, and give the folder its name."""
@@ -113,6 +134,8 @@ class Writer:
                 name=self.tokenizer_name,
                 sha256=file_sha256(self._folder / "tokenizer.json"),
                 end_of_text=self.end_of_text,
+                begin_of_text=self.begin_of_text,
+                revision=self.tokenizer_revision,
             ),
             inputs=inputs,
             counts=Counts(
@@ -124,80 +147,34 @@ class Writer:
             shards=tuple(self._shards),
         )
 
-    def _open_shard(self) -> _Shard:
-        if self._shard and self._shard.tokens >= self.shard_tokens:
+    def _room(self, ends: NDArray[np.int64], first: int) -> tuple[ShardWriter, int]:
+        """The shard for the document ``first``, and the first document that it has no room for."""
+        if self._shard:
+            last = _within(ends, first, self.shard_tokens - self._shard.tokens)
+            if last > first:
+                return self._shard, last
             self._close_shard()
-        if not self._shard:
-            stem = self._folder / f"shard-{len(self._shards):05d}"
-            self._shard = _Shard(stem, token_dtype(vocab_size(self.tokenizer)))
-        return self._shard
+        stem = self._folder / f"shard-{len(self._shards):05d}"
+        self._shard = ShardWriter(stem, self._encoder.dtype)
+        return self._shard, max(_within(ends, first, self.shard_tokens), first + 1)
 
     def _close_shard(self) -> None:
         if self._shard:
             self._shards.append(self._shard.finish())
             self._shard = None
 
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder.of(self.tokenizer, self.end_of_text, self.begin_of_text)
+
     @property
     def _folder(self) -> Path:
         return self.out.with_name(f".{self.out.name}.partial")
 
 
-class _Shard:
-    """A shard that is being written: tokens on disk, the rest in memory."""
-
-    def __init__(self, stem: Path, dtype: np.dtype[np.uint16] | np.dtype[np.uint32]) -> None:
-        self.tokens = 0
-        self._stem = stem
-        self._dtype = dtype
-        self._file = stem.with_suffix(".tok").open("wb")
-        self._ends = array("Q", [0])
-        self._hashes = array("Q")
-        self._sources = array("L")
-        self._min_id = np.iinfo(np.int64).max
-        self._max_id = 0
-
-    def append(self, ids: Sequence[int] | NDArray[Any], text_hash: int, source: int) -> None:
-        tokens = np.asarray(ids, self._dtype)
-        self._file.write(tokens.tobytes())
-        self._min_id = min(self._min_id, int(tokens.min()))
-        self._max_id = max(self._max_id, int(tokens.max()))
-        self.tokens += len(tokens)
-        self._ends.append(self.tokens)
-        self._hashes.append(text_hash)
-        self._sources.append(source)
-
-    def finish(self) -> ShardEntry:
-        self.close()
-        documents = np.empty(len(self._hashes), DOCUMENT_DTYPE)
-        documents["hash"], documents["source"] = self._hashes, self._sources
-        np.save(self._stem.with_suffix(".off.npy"), np.asarray(self._ends, OFFSET_DTYPE))
-        np.save(self._stem.with_suffix(".doc.npy"), documents)
-        return ShardEntry(
-            tokens=self.tokens,
-            documents=len(documents),
-            min_id=self._min_id,
-            max_id=self._max_id,
-            token_file=FileEntry.of(self._stem.with_suffix(".tok")),
-            offset_file=FileEntry.of(self._stem.with_suffix(".off.npy")),
-            document_file=FileEntry.of(self._stem.with_suffix(".doc.npy")),
-        )
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def batched(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Lists of consecutive texts, each of about ``BATCH_CHARACTERS``."""
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _within(ends: NDArray[np.int64], first: int, tokens: int) -> int:
+    """The first document from ``first`` on that ends more than ``tokens`` behind its beginning."""
+    return int(np.searchsorted(ends, int(ends[first]) + tokens, side="right")) - 1
 
 
 def sync(path: Path) -> None:
