@@ -21,11 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmtrain.bench.config import BenchConfig
-from lmtrain.data.config import (
-    CurriculumConfig,
-    DataConfig,
-    check_tokens_per_step,
-)
+from lmtrain.data.config import DataConfig, check_tokens_per_step
+from lmtrain.data.curriculum_config import CurriculumConfig
 from lmtrain.data.prepare_config import PrepareConfig
 from lmtrain.models.config import ModelConfig
 

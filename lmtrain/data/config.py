@@ -1,4 +1,4 @@
-"""The configuration of the data: where tokens come from, how they are cut, in which order."""
+"""The configuration of the data: where tokens come from, and how they are read."""
 
 from __future__ import annotations
 
@@ -7,42 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite, lcm, prod
 from typing import Any
-
-
-class CurriculumName(StrEnum):
-    """How often each bucket is drawn; see ``lmtrain.data.curriculum``."""
-
-    natural = "natural"
-    uniform = "uniform"
-    grow_linear = "grow_linear"
-    grow_p2 = "grow_p2"
-    grow_p100 = "grow_p100"
-    shrink_linear = "shrink_linear"
-    shrink_p2 = "shrink_p2"
-    shrink_p100 = "shrink_p100"
-    odds = "odds"
-    fixed = "fixed"
-
-
-class Randomness(StrEnum):
-    """Whether the batches of a cycle arrive at random or at regular times."""
-
-    poisson = "poisson"
-    deterministic = "deterministic"
-
-
-class LongDocuments(StrEnum):
-    """What happens to documents longer than ``max_length``."""
-
-    greedy = "greedy"
-    window = "window"
-
-
-class Remainder(StrEnum):
-    """What happens to the rest of a document that is shorter than ``min_length``."""
-
-    drop = "drop"
-    keep = "keep"
 
 
 class MixScope(StrEnum):
@@ -180,88 +144,6 @@ def _is_positive(value: object) -> bool:
     return isfinite(value) and value > 0
 
 
-@dataclass(kw_only=True)
-class CurriculumConfig:
-    """How documents are cut into pieces, and in which order their lengths are seen."""
-
-    name: CurriculumName = CurriculumName.grow_p2
-    """natural: random order; uniform, grow_*, shrink_*: odds of the buckets; odds: any odds;
-    fixed: one length."""
-    min_length: int = 64
-    """Length of the shortest bucket, a power of two."""
-    max_length: int = 1024
-    """Length of the longest bucket, a power of two."""
-    cycles: int = 8
-    """Cycles in one pass over the data."""
-    cycle_steps: int | None = None
-    """Steps in a cycle; null is the steps of one pass divided by ``cycles``. Set it so that a run
-    shorter than a pass sees whole cycles."""
-    randomness: Randomness = Randomness.poisson
-    """poisson: draw buckets by their odds; deterministic: the same shares at regular times."""
-    odds: list[float] | None = None
-    """With name=odds: one positive number per bucket, shortest first."""
-    length: int | None = None
-    """With name=fixed: the one length; null is ``max_length``."""
-    long_docs: LongDocuments = LongDocuments.greedy
-    """greedy: documents above ``max_length`` give as many longest pieces as they hold, and the rest
-    goes to shorter buckets; window: longest pieces only, the last one moved back to overlap."""
-    remainder: Remainder = Remainder.drop
-    """drop: the rest below ``min_length`` is not used; keep: it is cut on, down to ``floor``."""
-    floor: int = 16
-    """With remainder=keep: length of the shortest piece, a power of two."""
-
-    @property
-    def lengths(self) -> list[int]:
-        """Lengths of all buckets, shortest first."""
-        first = self.floor if self.remainder == Remainder.keep else self.min_length
-        return [1 << i for i in range(first.bit_length() - 1, self.max_length.bit_length())]
-
-    def check(self) -> list[str]:
-        """Every problem that can be seen without data, a sentence each."""
-        problems = [
-            _power_of_two("curriculum.min_length", self.min_length),
-            _power_of_two("curriculum.max_length", self.max_length),
-            _power_of_two("curriculum.floor", self.floor),
-            _power_of_two("curriculum.length", self.length),
-            at_least("curriculum.cycles", self.cycles, 1),
-            at_least("curriculum.cycle_steps", self.cycle_steps, 1),
-            *self._check_order(),
-        ]
-        if not any(problems):
-            problems += self._check_odds()
-        return [problem for problem in problems if problem]
-
-    def _check_order(self) -> list[str]:
-        problems: list[str] = []
-        if self.min_length > self.max_length:
-            problems.append(
-                f"curriculum.min_length={self.min_length} is above curriculum.max_length="
-                f"{self.max_length}: lower the first or raise the second"
-            )
-        if self.remainder == Remainder.keep and self.floor > self.min_length:
-            problems.append(
-                f"curriculum.floor={self.floor} is above curriculum.min_length={self.min_length}: "
-                "lower it, or use curriculum.remainder=drop"
-            )
-        if self.length is not None and self.length > self.max_length:
-            problems.append(
-                f"curriculum.length={self.length} is above curriculum.max_length="
-                f"{self.max_length}: lower the first or raise the second"
-            )
-        return problems
-
-    def _check_odds(self) -> list[str]:
-        if self.name != CurriculumName.odds:
-            return []
-        wanted = len(self.lengths)
-        if self.odds is None or len(self.odds) != wanted or min(self.odds) <= 0:
-            return [
-                f"curriculum.odds={self.odds} does not fit: give {wanted} positive numbers, one "
-                f"for each length of {self.lengths}"
-            ]
-        return []
-
-
 def check_tokens_per_step(
     tokens_per_step: int, *, max_length: int, accumulate: int = 1, world: int = 1, sequence: int = 1
 ) -> list[str]:
@@ -296,7 +178,8 @@ def at_least(key: str, value: int | None, least: int) -> str:
     )
 
 
-def _power_of_two(key: str, value: int | None) -> str:
+def power_of_two(key: str, value: int | None) -> str:
+    """The problem, if any, with a number that must be a power of two; none with null."""
     if value is None or (value > 0 and value & (value - 1) == 0):
         return ""
     near = 1 << max(value, 1).bit_length()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lmtrain.data.config import CurriculumName, Randomness
+from lmtrain.data.curriculum_config import CurriculumName, Randomness
 from lmtrain.data.permutation import uniform
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lmtrain.data.config import CurriculumConfig
+    from lmtrain.data.curriculum_config import CurriculumConfig
 
 CACHED_CYCLES = 4
 
@@ -41,9 +41,13 @@ def odds(config: CurriculumConfig, count: int) -> list[float] | None:
     match config.name:
         case CurriculumName.natural:
             return None
+        case CurriculumName.staircase_linear | CurriculumName.staircase_p2:
+            return None
+        case CurriculumName.progressive:
+            return None
         case CurriculumName.odds:
             return config.odds
-        case CurriculumName.uniform | CurriculumName.fixed:
+        case CurriculumName.uniform | CurriculumName.fixed | CurriculumName.window_warmup:
             return [1.0] * count
         case CurriculumName.grow_linear | CurriculumName.shrink_linear:
             grow = [float(count - i) for i in range(count)]

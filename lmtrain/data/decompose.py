@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.data.config import LongDocuments
+from lmtrain.data.curriculum_config import LongDocuments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

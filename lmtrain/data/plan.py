@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lmtrain.data.bucket import Draw
-    from lmtrain.data.config import CurriculumConfig
+    from lmtrain.data.curriculum_config import CurriculumConfig
     from lmtrain.data.store import Store
 
 PLAN_VERSION = 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from lmtrain.data.config import CurriculumConfig, at_least
+from lmtrain.data.config import at_least
+from lmtrain.data.curriculum_config import CurriculumConfig
 
 
 class Mode(StrEnum):
@@ -16,7 +18,8 @@ class Mode(StrEnum):
     verify = "verify"
     stats = "stats"
     peek = "peek"
-    vars()["import"] = "import"  # what users type is a keyword here
+    if not TYPE_CHECKING:  # what users type is a keyword here
+        vars()["import"] = "import"
     import_ = "import"
     export = "export"
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lmtrain.batch import Batch
-    from lmtrain.data.config import CurriculumConfig
+    from lmtrain.data.curriculum_config import CurriculumConfig
     from lmtrain.data.store import Store
 
 

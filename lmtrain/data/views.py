@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmtrain.data.bucket import Bucket
-from lmtrain.data.config import CurriculumName
+from lmtrain.data.curriculum_config import CurriculumName
 from lmtrain.data.decompose import decompose
 
 if TYPE_CHECKING:
-    from lmtrain.data.config import CurriculumConfig
+    from lmtrain.data.curriculum_config import CurriculumConfig
     from lmtrain.data.store import Documents
 
 

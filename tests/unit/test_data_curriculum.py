@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmtrain.data.config import CurriculumConfig, CurriculumName, Randomness
 from lmtrain.data.curriculum import Schedule, extend_quotas, odds, race
+from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName, Randomness
 from lmtrain.data.permutation import Permutation, uniform
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmtrain.data.config import LongDocuments
+from lmtrain.data.curriculum_config import LongDocuments
 from lmtrain.data.decompose import Decomposition, decompose
 from lmtrain.data.store import Documents
 

@@ -10,7 +10,7 @@ from data_stores import random_texts, write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmtrain.data.config import CurriculumConfig
+from lmtrain.data.curriculum_config import CurriculumConfig
 from lmtrain.data.loader import Loader
 from lmtrain.data.plan import Plan
 from lmtrain.data.store import Store

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data_stores import random_texts, write_store
 
-from lmtrain.data.config import (
+from lmtrain.data.curriculum_config import (
     CurriculumConfig,
     CurriculumName,
     LongDocuments,

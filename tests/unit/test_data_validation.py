@@ -8,7 +8,7 @@ import torch
 from data_stores import random_texts, write_store
 
 from lmtrain.batch import IGNORED
-from lmtrain.data.config import CurriculumConfig, CurriculumName
+from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName
 from lmtrain.data.decompose import decompose
 from lmtrain.data.plan import Plan
 from lmtrain.data.store import Selection, Side, Store
