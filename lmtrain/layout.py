@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -105,18 +105,27 @@ class SequenceLayout:
 
     def lookback(self, window: int) -> int:
         """How many tokens before the span a window of ``window`` tokens can see from it."""
-        opened = self.bounds[bisect_right(self.bounds, self.start) - 1]
-        return min(window - 1, self.start - opened)
+        return min(window - 1, self.start - self.opened)
+
+    @property
+    def opened(self) -> int:
+        """Where the document of the span's first token starts in the row."""
+        return self.bounds[bisect_right(self.bounds, self.start) - 1]
+
+    @property
+    def closed(self) -> int:
+        """Where the document of the span's last token ends in the row."""
+        return self.bounds[bisect_left(self.bounds, self.stop)]
 
     @property
     def continues(self) -> bool:
         """Whether the first document of the span began before it."""
-        return self.bounds[bisect_right(self.bounds, self.start) - 1] != self.start
+        return self.opened != self.start
 
     @property
     def spills(self) -> bool:
         """Whether the last document of the span goes on after it."""
-        return self.bounds[bisect_right(self.bounds, self.stop) - 1] != self.stop
+        return self.closed != self.stop
 
     @property
     def alive(self) -> bool:

@@ -64,13 +64,20 @@ class Carry(Protocol):
     """
 
     def enter(
-        self, layout: SequenceLayout, summarize: Callable[[], AffineState]
+        self, layout: SequenceLayout, empty: Tensor, summarize: Callable[[], AffineState]
     ) -> Callable[[], tuple[Tensor | None, Tensor | None]]:
-        """The state ``[h, k, v]`` that enters, None for zero; and what ``leave`` wants back."""
+        """The state that enters, None for zero; and what ``leave`` wants back.
+
+        ``empty [h, k, v]`` has the shape, dtype and device of a state; its values mean nothing.
+        """
         ...
 
     def leave(
-        self, layout: SequenceLayout, kept: Tensor | None, cosummarize: Callable[[], Tensor]
+        self,
+        layout: SequenceLayout,
+        empty: Tensor,
+        kept: Tensor | None,
+        cosummarize: Callable[[], Tensor],
     ) -> Callable[[], Tensor | None]:
         """The gradient ``[h, k, v]`` of the state that leaves the span, None for zero.
 
@@ -167,7 +174,9 @@ class _Scan(torch.autograd.Function):
         if carry is None:
             inside = rule.inside(work)
         else:
-            arrival = carry.enter(layout, lambda: rule.summary(work, grid, alive=layout.alive))
+            arrival = carry.enter(
+                layout, _empty(inputs), lambda: rule.summary(work, grid, alive=layout.alive)
+            )
             inside = rule.inside(work)
             initial, transitions = arrival()
         out, final, kept = rule.finish(work, inside, initial, grid)
@@ -183,7 +192,16 @@ class _Scan(torch.autograd.Function):
         rule, grid = ctx.rule, ctx.grid
         work = rule.begin_backward(inputs, kept, d_out, grid)
         if ctx.carry is not None:
-            d_final = ctx.carry.leave(ctx.layout, transitions, lambda: rule.cosummary(work, grid))()
+            d_final = ctx.carry.leave(
+                ctx.layout, _empty(inputs), transitions, lambda: rule.cosummary(work, grid)
+            )()
         grads, d_initial = rule.finish_backward(work, d_final, grid)
         grads = [grad.to(x.dtype) for grad, x in zip(grads, inputs, strict=True)]
         return None, None, None, d_initial if ctx.needs_input_grad[3] else None, *grads
+
+
+def _empty(inputs: tuple[Tensor, ...]) -> Tensor:
+    """A state ``[h, k, v]`` for inputs ``q, k, v, …``, without values."""
+    k, v = inputs[1], inputs[2]
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    return v.new_empty(v.shape[1], k.shape[2], v.shape[2], dtype=dtype)

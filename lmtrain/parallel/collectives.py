@@ -122,6 +122,15 @@ class Group:
 
         return wait
 
+    def send(self, rank: int, x: Tensor) -> Callable[[], object]:
+        """One tensor to one rank."""
+        return self.exchange([(rank, [x])], [])
+
+    def receive(self, rank: int, like: Tensor) -> Callable[[], Tensor]:
+        """One tensor of the shape and dtype of ``like`` from one rank."""
+        wait = self.exchange([], [(rank, [spec(like)])])
+        return lambda: wait()[0][0]
+
     def _wait(self, works: Sequence[Any], result: T) -> T:
         try:
             for work in works:
