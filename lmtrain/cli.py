@@ -58,9 +58,9 @@ def _train(config: Any) -> int:
 
 
 def _prepare(config: Any) -> int:
-    from lmtrain.data.prepare import prepare
+    from lmtrain.data.modes import run_mode
 
-    print(f"lmtrain train data=store data.source={prepare(config)}")
+    run_mode(config)
     return 0
 
 
@@ -97,7 +97,7 @@ class Verb:
 
 
 VERBS = {
-    "prepare": Verb("text files to a token store", "prepare", _prepare),
+    "prepare": Verb("text files to a token store, and tools on stores", "prepare", _prepare),
     "train": Verb("pretrain; the same command continues a run", "config", _train),
     "generate": Verb("text from a checkpoint", "generate", _generate),
     "inspect": Verb("the composed model, layer by layer", "config", _inspect),

@@ -13,15 +13,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lmtrain.data import stdlib, tokenize
+from lmtrain.data.arrays import load_documents, load_offsets
 from lmtrain.data.lock import locked
-from lmtrain.data.manifest import (
-    DOCUMENT_DTYPE,
-    FORMAT_VERSION,
-    OFFSET_DTYPE,
-    Manifest,
-    ShardEntry,
-    file_sha256,
-)
+from lmtrain.data.manifest import FORMAT_VERSION, Manifest
 
 if TYPE_CHECKING:
     from typing import Any

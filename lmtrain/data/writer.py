@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -82,11 +82,6 @@ class Writer:
         encoded = self._encoder(texts)
         self.append(encoded, source=source)
         return len(encoded.tokens)
-
-    def add_ids(self, ids: NDArray[Any], document_hash: int, *, source: int = 0) -> None:
-        """Append a document that is ``[tokens]`` ids already, its end of text included."""
-        lengths, hashes = np.array([len(ids)]), np.array([document_hash], np.uint64)
-        self.append(Encoded(ids, lengths, hashes), source=source)
 
     def append(self, documents: Encoded, *, source: int = 0) -> None:
         """Append encoded documents of input number ``source``; those of length 0 are only counted.

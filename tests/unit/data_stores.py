@@ -9,6 +9,7 @@ import numpy as np
 from lmtrain.data.manifest import InputEntry
 from lmtrain.data.store import Selection, Store
 from lmtrain.data.tokenize import bytes_tokenizer, end_of_text
+from lmtrain.data.tools.verify import verify
 from lmtrain.data.writer import Writer
 
 if TYPE_CHECKING:
@@ -38,3 +39,8 @@ def write_store(
         writer.add(texts)
         writer.finish([InputEntry(name="test", files=1, bytes=0, sha256="")])
     return Store(folder, Selection(val_fraction=val_fraction))
+
+
+def problems_of(folder: Path) -> list[str]:
+    """Everything that full verification finds wrong with a store."""
+    return [problem for report in verify(folder) for problem in report.problems]

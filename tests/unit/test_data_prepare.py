@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_stores import problems_of
 from tokenizers import Tokenizer, models
 
 from lmtrain.data.lock import locked
@@ -71,7 +72,7 @@ def write(tmp_path: Path, kind: str) -> Path:
 def test_every_format_gives_its_documents(tmp_path: Path, kind: str) -> None:
     store = run(tmp_path, write(tmp_path, kind))
     assert texts_of(store) == (TEXTS[1:2] if kind == "txt" else TEXTS)
-    assert store.verify() == []
+    assert problems_of(store.folder) == []
     assert store.manifest.inputs[0].files == (4 if kind == "folder" else 1)
 
 

@@ -1,0 +1,169 @@
+"""Statistics of a store: how long its documents are, and what each curriculum makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmtrain.data.curriculum_config import CurriculumName
+from lmtrain.data.plan import Plan
+from lmtrain.data.store import Side
+from lmtrain.data.summary import summarize
+
+if TYPE_CHECKING:
+    from lmtrain.data.curriculum_config import CurriculumConfig
+    from lmtrain.data.prepare_config import PrepareConfig
+    from lmtrain.data.store import Store
+
+PARTS = 8
+"""Equal parts of a cycle that are told apart."""
+
+CYCLES = 8
+STEPS_OF_A_PART = 64
+"""What is looked at: so many steps of each part of the first cycles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """Documents by their length: bin ``i`` has those of ``2^i`` to ``2^(i+1) - 1`` tokens."""
+
+    documents: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, lengths: NDArray[np.int64]) -> Histogram:
+        """The histogram of documents of these lengths, in tokens."""
+        bins = np.frexp(lengths.astype(np.float64))[1] - 1
+        tokens = np.zeros(int(bins.max()) + 1, np.int64)
+        np.add.at(tokens, bins, lengths)
+        return cls(documents=np.bincount(bins), tokens=tokens)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Course:
+    """What a curriculum makes of a store, in one pass over it."""
+
+    name: str
+    lengths: list[int]
+    """Lengths of pieces, shortest first."""
+    steps: list[int]
+    """Steps with pieces of each length."""
+    kept: float
+    """Share of the targets that is trained on."""
+    shares: NDArray[np.float64]
+    """``[PARTS, lengths]``: share of the steps of each length, in each part of a cycle."""
+
+    @property
+    def context(self) -> float:
+        """Tokens that a token sees before it in its piece, on average."""
+        return float(np.average([(n - 1) / 2 for n in self.lengths], weights=self.steps))
+
+    @property
+    def mean_lengths(self) -> NDArray[np.float64]:
+        """``[PARTS]``: mean length of a step in each part of a cycle."""
+        return self.shares @ np.array(self.lengths, np.float64)
+
+    def work(self, length: int) -> float:
+        """Attention work over that of concatenating all documents and cutting at ``length``."""
+        return self.context / ((length - 1) / 2) if length > 1 else 1.0
+
+
+def describe(store: Store, config: PrepareConfig) -> str:
+    """All of it as text; the picture goes to ``config.out``, if that is set."""
+    histogram = Histogram.of(store.documents(Side.train).lengths)
+    found = courses(store, config)
+    plan = _plan(store, config.curriculum, config)
+    if config.out:
+        from lmtrain.data.tools.plot import plot
+
+        plot(Path(config.out).expanduser(), store.folder.name, histogram, found, config.curriculum)
+    return "\n".join(
+        [
+            *_histogram_table(histogram),
+            "",
+            f"with curriculum={config.curriculum.name}, one pass in steps of "
+            f"{config.tokens_per_step:,} tokens:",
+            summarize(plan),
+            "",
+            *_course_table(found, config.curriculum.max_length),
+        ]
+    )
+
+
+def courses(store: Store, config: PrepareConfig) -> list[Course]:
+    """Each curriculum that needs no keys of its own, and the one that is configured.
+
+    Those that find no piece to draw are left out.
+    """
+    found: list[Course] = []
+    for name in CurriculumName:
+        curriculum = replace(config.curriculum, name=name)
+        if name != config.curriculum.name and curriculum.check():
+            continue
+        try:
+            plan = _plan(store, curriculum, config)
+        except ValueError:
+            continue  # the configured one has raised already, or will
+        found.append(_course(name, plan))
+    return found
+
+
+def _plan(store: Store, curriculum: CurriculumConfig, config: PrepareConfig) -> Plan:
+    return Plan.build(store, curriculum, seed=config.seed, tokens_per_step=config.tokens_per_step)
+
+
+def _course(name: str, plan: Plan) -> Course:
+    lengths = sorted(set(plan.lengths))
+    steps = dict.fromkeys(lengths, 0)
+    for length, count in zip(plan.lengths, plan.counts(plan.steps_per_pass), strict=True):
+        steps[length] += count
+    return Course(
+        name=name,
+        lengths=lengths,
+        steps=list(steps.values()),
+        kept=plan.view.kept / max(1, plan.view.pairs),
+        shares=_shares(plan, lengths),
+    )
+
+
+def _shares(plan: Plan, lengths: list[int]) -> NDArray[np.float64]:
+    """``[PARTS, lengths]`` by looking at steps spread over the first cycles."""
+    cycle = plan.schedule.cycle_steps
+    spread = (np.arange(STEPS_OF_A_PART) + 0.5) / STEPS_OF_A_PART
+    seen = np.zeros((PARTS, len(lengths)))
+    for number in range(min(CYCLES, max(1, plan.steps_per_pass // cycle))):
+        for part in range(PARTS):
+            for place in (part + spread) * cycle / PARTS:
+                length = plan.length(number * cycle + int(place))
+                seen[part, lengths.index(length)] += 1
+    return seen / seen.sum(axis=1, keepdims=True)
+
+
+def _histogram_table(histogram: Histogram) -> list[str]:
+    documents, tokens = histogram.documents, histogram.tokens
+    rows = [f"{'documents of':>19} {'documents':>13} {'tokens':>16} {'share':>7}"]
+    for i in np.flatnonzero(documents).tolist():
+        span = f"{1 << i:,} to {(2 << i) - 1:,}"
+        rows.append(
+            f"{span:>19} {documents[i]:>13,} {tokens[i]:>16,} {tokens[i] / tokens.sum():>7.1%}"
+        )
+    return [*rows, f"{'all':>19} {documents.sum():>13,} {tokens.sum():>16,}"]
+
+
+def _course_table(found: list[Course], length: int) -> list[str]:
+    rows = [
+        f"{'curriculum':<18} {'kept':>6} {'steps':>9} {'mean context':>13} {'attention':>9} "
+        f"{'mean length over a cycle':>25}"
+    ]
+    for course in found:
+        means = course.mean_lengths
+        over = f"{means[0]:,.0f} to {means[-1]:,.0f}"
+        rows.append(
+            f"{course.name:<18} {course.kept:>6.1%} {sum(course.steps):>9,} "
+            f"{course.context:>13,.0f} {course.work(length):>9.0%} {over:>25}"
+        )
+    return [*rows, f"attention: work over that of concatenating and cutting at {length:,}"]
