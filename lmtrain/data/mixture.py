@@ -1,176 +1,221 @@
-"""Mixtures: which source the pieces of a bucket come from, and in which order.
-
-The unit is the cell, the pieces of one bucket from one source. Each cell has an endless order of
-its own, keyed by the name of its source: epoch after epoch, each a permutation. A mix deals places
-of a bucket to its cells. It does so in blocks: a block holds a fixed number of pieces of each
-source, as near to its share as whole pieces allow, what is missing being carried to the next block;
-inside a block the sources are shuffled::
-
-    block 0                  block 1
-    a b a a b a a b ...      a a b a a a b b ...        a: 1433 of 2048, then 1434, b: the others
-    0 0 1 2 1 3 4 2 ...                                 place in the order of the cell
-
-Pieces of a cell are always used in the order of the cell, so those used are known by their number.
-"""
+"""The mixture of a run: how much of every source each bucket takes, and in which order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lmtrain.data.permutation import Permutation
+from lmtrain.data.bucket import Bucket
+from lmtrain.data.cells import begins, bucket_name, cell_fingerprints
+from lmtrain.data.mix import Cell, Mix, Quotas
+from lmtrain.data.replan import Used, order_names
+from lmtrain.data.shares import shares
+from lmtrain.data.sources import Sources
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BLOCK = 2048
-"""Pieces that hold the shares of the sources exactly, to rounding."""
-
-PERIOD = 1 << 21
-"""Shares are multiples of its inverse, so the blocks repeat after so many pieces."""
+    from lmtrain.data.replan import Past
+    from lmtrain.data.sources import Corpus
 
 
-class Quotas:
-    """How many of a bucket's first pieces come from each source, at every border of blocks.
+class Run(NamedTuple):
+    """How far a plan will be followed: to the step ``steps``, for so many ``tokens``."""
 
-    Never further than one piece from the share, never decreasing, and known for any block at once,
-    because the table repeats.
-
-    Args:
-        shares: of the sources, summing to one; rounded to multiples of ``1 / PERIOD``.
-    """
-
-    def __init__(self, shares: Sequence[float]) -> None:
-        self.shares = _whole(np.array(shares) * PERIOD, PERIOD)
-        self.table = _table(tuple(self.shares.tolist()))
-
-    def before(self, block: int) -> NDArray[np.int64]:
-        """``[sources]`` pieces of each source before a block."""
-        periods, rest = divmod(block, PERIOD // BLOCK)
-        return self.shares * periods + self.table[rest]
-
-
-@lru_cache(maxsize=64)
-def _table(parts: tuple[int, ...]) -> NDArray[np.int64]:
-    """``[blocks, sources]`` pieces before each block of a period, and before the next period.
-
-    Whoever would be the first to fall behind its share gets the next piece, as in
-    `lmtrain.data.curriculum.extend_quotas`.
-    """
-    shares = np.array(parts)
-    table = np.zeros((PERIOD // BLOCK + 1, len(shares)), np.int64)
-    never = np.iinfo(np.int64).max
-    for block in range(1, len(table)):
-        exact = shares * (block * BLOCK)
-        counts = np.maximum(table[block - 1], exact // PERIOD)
-        due = np.full(len(shares), never)
-        behind = counts * PERIOD < exact
-        due[behind] = -(-(counts[behind] + 1) * PERIOD // shares[behind])
-        counts[np.argsort(due, kind="stable")[: block * BLOCK - int(counts.sum())]] += 1
-        table[block] = counts
-    return table
-
-
-def _whole(exact: NDArray[np.float64], total: int) -> NDArray[np.int64]:
-    """``exact`` in integers that sum to ``total``, by largest remainder."""
-    whole = np.floor(exact).astype(np.int64)
-    largest = np.argsort(whole - exact, kind="stable")
-    whole[largest[: total - int(whole.sum())]] += 1
-    return whole
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """The pieces of one bucket from one source.
-
-    ``used`` of its endless order were drawn before the plan began: by the plans before it.
-    """
-
-    source: str
-    """Its name; empty where there is only one source without a name."""
-    pieces: int
-    used: int = 0
-
-    def order(self, places: NDArray[np.int64], *key: int | str) -> NDArray[np.int64]:
-        """Pieces at these ascending places of its endless order."""
-        epochs, places = np.divmod(places + self.used, self.pieces)
-        index = np.empty_like(places)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
-            index[here] = Permutation(self.pieces, *key, epoch)(places[here])
-        return index
+    steps: int
+    tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Mix:
-    """The endless order of a bucket, whose pieces stand source by source."""
+class Mixture:
+    """How the pieces of the buckets that are drawn from are mixed."""
 
-    cells: Sequence[Cell]
-    quotas: Quotas | None
-    """None where there is one source."""
-    seed: int
-    kind: str
-    length: int
-    """``kind`` and ``length`` of the bucket, which key its order."""
+    sources: Mapping[str, int]
+    """Where each one's positions begin; a single store has no name."""
+    buckets: Sequence[Bucket]
+    asked: list[float]
+    """Part of the tokens that each should give, summing to one."""
+    mixes: list[Mix]
+    """One for each bucket."""
+    weights: list[int]
+    """Tokens of each bucket, in whose proportion it is drawn from."""
+    identity: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What decides it besides data, weights and scope."""
+    warnings: list[str] = field(default_factory=list[str])
+    """What a user may not expect, a sentence each."""
 
-    def pieces(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Pieces of the bucket at these places of its order, which follow each other."""
-        if self.quotas is None:
-            return self.cells[0].order(places, self.seed, self.kind, *self._key(0))
-        sources, ordinals = self._dealt(int(places[0]), int(places[-1]) + 1)
-        index = np.empty_like(places)
-        first = 0
-        for number, cell in enumerate(self.cells):
-            here = sources == number
-            if here.any():
-                key = self.seed, self.kind, *self._key(number)
-                index[here] = first + cell.order(ordinals[here], *key)
-            first += cell.pieces
-        return index
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """``[sources, buckets]`` tokens in each cell."""
+        return _tokens([[cell.pieces for cell in mix.cells] for mix in self.mixes], self.buckets)
 
-    def counts(self, places: int) -> list[int]:
-        """How many of the first ``places`` pieces come from each source."""
-        if self.quotas is None:
-            return [places]
-        block, rest = divmod(places, BLOCK)
-        counts = self.quotas.before(block)
-        if rest:
-            sources, _ = self._block(block)
-            counts = counts + np.bincount(sources[:rest], minlength=len(self.cells))
-        return counts.tolist()
+    @property
+    def used(self) -> NDArray[np.int64]:
+        """``[sources, buckets]`` tokens of each cell that the plans before have used."""
+        return _tokens([[cell.used for cell in mix.cells] for mix in self.mixes], self.buckets)
 
-    def _key(self, number: int) -> tuple[int | str, ...]:
-        name = self.cells[number].source
-        return (name, self.length) if name else (self.length,)
+    @cached_property
+    def fingerprints(self) -> dict[str, dict[str, int]]:
+        """What tells the pieces of each cell from others, by source and bucket."""
+        pieces = [[cell.pieces for cell in mix.cells] for mix in self.mixes]
+        return cell_fingerprints(self.sources, self.buckets, pieces)
 
-    def _dealt(self, first: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The source of the places ``[first, stop)``, and their places in its cell."""
-        start = first // BLOCK
-        blocks = [self._block(number) for number in range(start, -(-stop // BLOCK))]
-        sources, ordinals = (np.concatenate(part) for part in zip(*blocks, strict=True))
-        here = slice(first - start * BLOCK, stop - start * BLOCK)
-        return sources[here], ordinals[here]
+    def use(self, places: Sequence[int]) -> dict[str, dict[str, Used]]:
+        """What was used of each cell after the first ``places`` pieces of each bucket.
 
-    def _block(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        assert self.quotas is not None
-        before, after = self.quotas.before(number), self.quotas.before(number + 1)
-        key = self.seed, "mix", self.kind, self.length, number
-        sources, ranks = _shuffled(tuple((after - before).tolist()), key)
-        return sources, before[sources] + ranks
+        The sources go by the names of their orders, see `lmtrain.data.replan.order_names`.
+        """
+        used: dict[str, dict[str, Used]] = {}
+        for bucket, mix, at in zip(self.buckets, self.mixes, places, strict=True):
+            key = bucket_name(bucket)
+            for name, cell, more in zip(self.sources, mix.cells, mix.counts(at), strict=True):
+                now = Used(cell.used + more, self.fingerprints[name][key])
+                used.setdefault(cell.source, {})[key] = now
+        return used
+
+    def drawn(self, places: Sequence[int]) -> NDArray[np.int64]:
+        """``[sources, buckets]`` tokens in the first ``places`` pieces of each bucket."""
+        counts = [mix.counts(at) for mix, at in zip(self.mixes, places, strict=True)]
+        return _tokens(counts, self.buckets)
 
 
-@lru_cache(maxsize=64)
-def _shuffled(
-    counts: tuple[int, ...], key: tuple[int | str, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A block's sources in random order, and how many of the same source stand before each."""
-    order = Permutation(BLOCK, *key)(np.arange(BLOCK))
-    sources = np.repeat(np.arange(len(counts)), counts)[order]
-    grouped = np.argsort(sources, kind="stable")
-    ranks = np.empty_like(grouped)
-    ranks[grouped] = np.concatenate([np.arange(count) for count in counts])
-    return sources, ranks
+def build_mixture(
+    data: Corpus,
+    buckets: Sequence[Bucket],
+    pieces: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    past: Sequence[Past] = (),
+    run: Run | None = None,
+) -> Mixture:
+    """The mixture of the buckets that a plan draws from.
+
+    Args:
+        data: the sources.
+        buckets: shortest first.
+        pieces: of each source in them, ``[buckets][sources]``.
+        seed: of the order of the pieces.
+        past: the plans before.
+        run: how far the plan will be followed; None is not known, and nothing limits repetition.
+
+    Raises:
+        ValueError: a source has no piece, or a weight needs more repetition than is allowed.
+    """
+    sources = begins(data)
+    cells, warnings = _cells(sources, buckets, pieces, past)
+    if not isinstance(data, Sources):
+        mixes = [_mix(b, mine, None, seed) for b, mine in zip(buckets, cells, strict=True)]
+        weights = [bucket.tokens for bucket in buckets]
+        return Mixture(
+            sources=sources,
+            buckets=buckets,
+            asked=[1.0],
+            mixes=mixes,
+            weights=weights,
+            warnings=warnings,
+        )
+    supply = _tokens(pieces, buckets)
+    used = _tokens([[cell.used for cell in mine] for mine in cells], buckets)
+    _check_supply(data, supply)
+    most = _most(data, supply, used, run) if run else None
+    parts = shares(supply, data.weights, data.scope, most)
+    return Mixture(
+        sources=sources,
+        buckets=buckets,
+        asked=data.weights,
+        mixes=[
+            _mix(bucket, mine, Quotas(parts.within(number)), seed)
+            for number, (bucket, mine) in enumerate(zip(buckets, cells, strict=True))
+        ],
+        weights=[max(1, round(part * int(supply.sum()))) for part in parts.buckets.tolist()],
+        identity=_limits(data, run) if run and parts.limited else {},
+        warnings=warnings,
+    )
+
+
+def _cells(
+    sources: Mapping[str, int],
+    buckets: Sequence[Bucket],
+    pieces: Sequence[Sequence[int]],
+    past: Sequence[Past],
+) -> tuple[list[list[Cell]], list[str]]:
+    """``[buckets][sources]``: the cells, each from where the plans before left it, and warnings."""
+    if not past:
+        every = [zip(sources, counts, strict=True) for counts in pieces]
+        return [[Cell(source=name, pieces=n) for name, n in cells] for cells in every], []
+    prints, before = cell_fingerprints(sources, buckets, pieces), past[-1].used
+    orders = order_names(prints, past)
+    cells: list[list[Cell]] = []
+    warnings: list[str] = []
+    for bucket, counts in zip(buckets, pieces, strict=True):
+        key, mine = bucket_name(bucket), list[Cell]()
+        for name, count in zip(sources, counts, strict=True):
+            old = before.get(orders[name], {}).get(key)
+            same = old is not None and old.cell == prints[name][key]
+            used = old.pieces if old and same else 0
+            mine.append(Cell(source=orders[name], pieces=count, used=used))
+            if old and old.pieces and not same:
+                warnings.append(
+                    f"{key}{name and f' of {name}'} are others than before, so they begin anew: "
+                    "some of their tokens may be seen again"
+                )
+        cells.append(mine)
+    return cells, warnings
+
+
+def _mix(bucket: Bucket, cells: list[Cell], quotas: Quotas | None, seed: int) -> Mix:
+    return Mix(cells=cells, quotas=quotas, seed=seed, kind=bucket.kind, length=bucket.length)
+
+
+def _tokens(pieces: Sequence[Sequence[int]], buckets: Sequence[Bucket]) -> NDArray[np.int64]:
+    """``[sources, buckets]`` tokens in so many pieces, ``[buckets][sources]``."""
+    return np.array(pieces, np.int64).T * np.array([b.length for b in buckets], np.int64)
+
+
+def _check_supply(data: Sources, supply: NDArray[np.int64]) -> None:
+    for name, tokens in zip(data.names, supply.sum(1).tolist(), strict=True):
+        if not tokens:
+            raise ValueError(
+                f"data.sources.{name} has no piece of any length that is drawn from: leave it out "
+                f"with ~data.sources.{name}, or lower curriculum.min_length"
+            )
+
+
+def _most(
+    data: Sources, supply: NDArray[np.int64], used: NDArray[np.int64], run: Run
+) -> NDArray[np.float64]:
+    """The part of the run that each cell may give.
+
+    Raises:
+        ValueError: a source may give less than its weight asks for.
+    """
+    most = np.empty(supply.shape)
+    for number, (name, config) in enumerate(data.configs.items()):
+        limit, weight = config.max_repetition, data.weights[number]
+        if limit is None:
+            most[number] = np.inf
+            continue
+        left = np.maximum(limit * supply[number] - used[number], 0.0)
+        most[number] = left / max(1, run.tokens)
+        tokens, asked = int(supply[number].sum()), round(weight * run.tokens)
+        if asked > left.sum() * (1 + 1e-9):
+            times = (asked + int(used[number].sum())) / tokens
+            raise ValueError(
+                f"data.sources.{name}.weight is {weight:.4g} of all, {asked:,} tokens by "
+                f"train.steps={run.steps}: that is {times:.2f} times the {tokens:,} it has, more "
+                f"than data.sources.{name}.max_repetition={limit:g}: lower its weight or "
+                "train.steps, or raise max_repetition"
+            )
+    return most
+
+
+def _limits(data: Sources, run: Run) -> dict[str, Any]:
+    limits = {
+        f"data.sources.{name}.max_repetition": config.max_repetition
+        for name, config in data.configs.items()
+    }
+    return {"train.steps": run.steps, **limits}

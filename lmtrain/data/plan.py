@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from lmtrain.data.bucket import Bucket
+from lmtrain.data.cells import Supply, bucket_name
 from lmtrain.data.curriculum import Schedule, odds
-from lmtrain.data.permutation import Permutation
+from lmtrain.data.mixture import Mixture, Run, build_mixture
+from lmtrain.data.replan import Continued, Past, finish, merged, steps_left
 from lmtrain.data.store import Side
-from lmtrain.data.views import View, drawn_lengths, view
+from lmtrain.data.views import View
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lmtrain.data.bucket import Draw
     from lmtrain.data.curriculum_config import CurriculumConfig
-    from lmtrain.data.store import Store
+    from lmtrain.data.sources import Corpus
 
 PLAN_VERSION = 1
 """Raised when the same configuration would give other batches."""
@@ -39,52 +41,81 @@ class Plan:
     """All buckets of the training documents."""
     buckets: list[Bucket]
     """The buckets that hold at least one batch, shortest first; only these are drawn from."""
-    schedule: Schedule
+    mixture: Mixture
+    """The order of their pieces, and the sources these come from."""
+    schedule: Schedule | Continued
     tokens_per_step: int
     seed: int
     skip_steps: Sequence[Sequence[int]]
+    past: Sequence[Past]
+    """The plans that the run followed before this one."""
     identity: dict[str, Any]
 
     @classmethod
     def build(
         cls,
-        store: Store,
+        data: Corpus,
         curriculum: CurriculumConfig,
         *,
         seed: int,
         tokens_per_step: int,
         skip_steps: Sequence[Sequence[int]] = (),
+        steps: int | None = None,
+        past: Sequence[Past] = (),
     ) -> Self:
-        """The plan of a store under a curriculum.
+        """The plan of one store or several sources under a curriculum.
+
+        Args:
+            data: what is read.
+            curriculum: how it is cut, and in which order.
+            seed: of the order.
+            tokens_per_step: tokens of a step.
+            skip_steps: ranges of steps that are left out.
+            steps: of the run, which limits how often sources are repeated; None is not known.
+            past: the plans that the run followed before; this one goes on where they ended.
 
         Raises:
-            ValueError: no bucket holds a batch.
+            ValueError: no bucket holds a batch, or the sources cannot be mixed as asked.
         """
-        lengths = drawn_lengths(curriculum)
-        documents = store.documents(Side.train)
-        pieces = view(documents, curriculum)
-        buckets = [bucket for bucket in pieces.buckets if bucket.tokens >= tokens_per_step]
+        lengths, supply = curriculum.drawn_lengths, Supply.of(data, curriculum)
+        kept = [n for n, b in enumerate(supply.view.buckets) if b.tokens >= tokens_per_step]
+        buckets = [supply.view.buckets[number] for number in kept]
         if not buckets:
             raise ValueError(
                 f"train.tokens_per_step={tokens_per_step} is more than any length of {lengths} has "
-                f"in {len(documents.starts)} documents: lower it, or use more data"
+                f"in {len(data.documents(Side.train).starts)} documents: lower it, or use more data"
             )
+        first = past[-1].step if past else 0
+        mixture = build_mixture(
+            data,
+            buckets,
+            [supply.pieces[number] for number in kept],
+            seed=seed,
+            past=past,
+            run=Run(steps, (steps - first) * tokens_per_step) if steps else None,
+        )
         schedule = make_schedule(
-            {bucket.length: bucket.tokens for bucket in buckets},
+            {b.length: weight for b, weight in zip(buckets, mixture.weights, strict=True)},
             curriculum,
             tokens_per_step=tokens_per_step,
             seed=seed,
         )
+        left = [past[-1].rest.get(bucket_name(bucket), 0) if past else 0 for bucket in buckets]
+        key = seed, "rest", first
         return cls(
-            view=pieces,
+            view=supply.view,
             buckets=buckets,
-            schedule=schedule,
+            mixture=mixture,
+            schedule=finish(schedule, left, tokens_per_step=tokens_per_step, key=key),
             tokens_per_step=tokens_per_step,
             seed=seed,
             skip_steps=skip_steps,
+            past=past,
             identity={
                 "plan": PLAN_VERSION,
-                **store.identity,
+                **data.identity,
+                **mixture.identity,
+                **({"resume.replan": [each.digest for each in past]} if past else {}),
                 "curriculum.min_length": lengths[0],
                 "curriculum.max_length": lengths[-1],
                 "curriculum.long_docs": str(curriculum.long_docs),
@@ -113,7 +144,7 @@ class Plan:
 
     def length(self, step: int) -> int:
         """The length of the pieces of a step, without drawing them."""
-        bucket, _ = self.schedule[self._without_skipped(step)]
+        bucket, _ = self.schedule[self._place(step)]
         return self.buckets[bucket].length
 
     def targets(self, step: int) -> int:
@@ -125,15 +156,39 @@ class Plan:
         """What of another plan's ``identity`` differs from this one, a sentence each."""
         keys = sorted(self.identity.keys() | identity.keys())
         return [
-            f"{key} was {identity.get(key)} and is {self.identity.get(key)}: set it back, or start "
-            "a new run"
+            f"{key} was {identity.get(key)} and is {self.identity.get(key)}"
             for key in keys
             if identity.get(key) != self.identity.get(key)
         ]
 
     def counts(self, steps: int) -> list[int]:
-        """How many of the first ``steps`` steps draw from each of ``buckets``."""
+        """How many of the first ``steps`` steps of this plan draw from each of ``buckets``."""
         return self.schedule.counts(steps)
+
+    @property
+    def first_step(self) -> int:
+        """The step of the run where this plan begins; others led up to there."""
+        return self.past[-1].step if self.past else 0
+
+    def pieces(self, step: int) -> list[int]:
+        """How many pieces of each of ``buckets`` this plan draws before a step of the run."""
+        counts = zip(self.schedule.counts(self._place(step)), self.lengths, strict=True)
+        return [count * self.tokens_per_step // length for count, length in counts]
+
+    def until(self, step: int) -> Past:
+        """What the run has used before a step, for a plan that goes on from there."""
+        left = steps_left(self.schedule, self._place(step))
+        used = self.mixture.use(self.pieces(step))
+        return Past(
+            step=step,
+            plan=self.hash,
+            identity=self.identity,
+            used=merged(self.past[-1].used, used) if self.past else used,
+            rest={
+                bucket_name(bucket): count * self.tokens_per_step
+                for bucket, count in zip(self.buckets, left, strict=True)
+            },
+        )
 
     @property
     def warnings(self) -> list[str]:
@@ -143,7 +198,7 @@ class Plan:
             f"step of {self.tokens_per_step} tokens"
             for bucket in self.view.buckets
             if bucket not in self.buckets
-        ]
+        ] + self.mixture.warnings
 
     @property
     def steps_per_pass(self) -> int:
@@ -152,33 +207,26 @@ class Plan:
 
     def _pieces(self, step: int) -> tuple[Bucket, NDArray[np.int64]]:
         """The bucket of a step, and which of its pieces."""
-        number, ordinal = self.schedule[self._without_skipped(step)]
+        number, ordinal = self.schedule[self._place(step)]
         bucket = self.buckets[number]
         count = self.tokens_per_step // bucket.length
-        return bucket, self._shuffled(bucket, ordinal * count + np.arange(count))
+        return bucket, self.mixture.mixes[number].pieces(ordinal * count + np.arange(count))
+
+    def _place(self, step: int) -> int:
+        """The step of the schedule for a step of the run."""
+        return self._without_skipped(step) - self._without_skipped(self.first_step)
 
     def _without_skipped(self, step: int) -> int:
         for first, end in self.skip_steps:
             step += end - first if step >= first else 0
         return step
 
-    def _shuffled(self, bucket: Bucket, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Pieces at these places of the bucket's endless order; each epoch is a permutation."""
-        size = len(bucket)
-        epochs, places = np.divmod(places, size)
-        index = np.empty_like(places)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
-            order = Permutation(size, self.seed, bucket.kind, bucket.length, epoch)
-            index[here] = order(places[here])
-        return index
-
 
 def make_schedule(
     tokens: dict[int, int], curriculum: CurriculumConfig, *, tokens_per_step: int, seed: int
 ) -> Schedule:
     """The schedule of buckets that hold ``tokens`` (length to tokens)."""
-    lengths = drawn_lengths(curriculum)
+    lengths = curriculum.drawn_lengths
     every = odds(curriculum, len(lengths))
     steps = sum(tokens.values()) // tokens_per_step
     return Schedule(
