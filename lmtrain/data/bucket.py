@@ -130,6 +130,18 @@ class Bucket:
         """Tokens of all pieces, padding included."""
         return self.length * len(self)
 
+    @property
+    def all_targets(self) -> int:
+        """Targets of all pieces."""
+        return self.tokens if self.packing is None else int(self.packing.targets.sum())
+
+    @property
+    def padding(self) -> int:
+        """Tokens that stand for nothing."""
+        if self.packing is None:
+            return 0
+        return int(self.packing.lengths[self.starts == NOWHERE].sum())
+
     def draw(self, index: NDArray[np.int64]) -> Draw:
         """The pieces of these numbers, in this order."""
         if self.packing is None:
