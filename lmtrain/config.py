@@ -25,6 +25,7 @@ from lmtrain.data.config import DataConfig, check_tokens_per_step
 from lmtrain.data.curriculum_config import CurriculumConfig
 from lmtrain.data.prepare_config import PrepareConfig
 from lmtrain.models.config import ModelConfig
+from lmtrain.parallel.config import ParallelConfig
 
 Root = TypeVar("Root")
 
@@ -251,6 +252,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     train: TrainSection = field(default_factory=TrainSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
@@ -269,6 +271,7 @@ class RunConfig:
             *self.data.check(),
             *self.curriculum.check(),
             *self.optim.check(),
+            *self.parallel.check(world_size),
             *self.engine.check(self.launch.nproc),
             *self._counts(),
             *self._row(world_size),
@@ -316,10 +319,15 @@ class RunConfig:
     def _row(self, world_size: int) -> list[str]:
         """The global batch must cut into equal rows of whole pieces."""
         longest, accumulate = self.curriculum.max_length, self.train.accumulate
-        if min(longest, accumulate, world_size) < 1:
+        sequence = self.parallel.sequence
+        if min(longest, accumulate, world_size, sequence) < 1 or world_size % sequence:
             return []
         return check_tokens_per_step(
-            self.train.tokens_per_step, max_length=longest, accumulate=accumulate, world=world_size
+            self.train.tokens_per_step,
+            max_length=longest,
+            accumulate=accumulate,
+            world=world_size // sequence,
+            sequence=sequence,
         )
 
 

@@ -1,22 +1,184 @@
-"""From a model on the meta device to one spread over processes: remat, then shard.
+"""From a model on the meta device to one spread over processes: strategies, remat, shards.
 
 The model asks for none of this: it is done to it from outside, before its parameters have storage.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lmtrain.config import Remat
+from lmtrain.models.mixers.attention import Attention
+from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
+from lmtrain.models.mixers.mamba2 import Mamba2
+from lmtrain.ops.attention import attend
+from lmtrain.parallel.halo import halo_attention, halo_convolution
+from lmtrain.parallel.lasp2 import Lasp2
+from lmtrain.parallel.strategy import Strategy
+from lmtrain.parallel.ulysses import ulysses
+from lmtrain.parallel.zeco import Zeco
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
 
+    from lmtrain.layout import SequenceLayout
+    from lmtrain.models.config import ModelConfig
     from lmtrain.models.decoder import Decoder
+    from lmtrain.models.mixers.base import Convolve, Kernel
+    from lmtrain.parallel.config import ParallelConfig
+    from lmtrain.parallel.cost import Choice
+    from lmtrain.parallel.mesh import SequenceMesh
+
+Choose: TypeAlias = "Callable[[SequenceLayout], Choice]"
+"""The strategy for a span of a row that its group holds alone; the same on all of its ranks."""
+
+
+class Across(Protocol):
+    """A kernel over the spans of ``degree`` neighbours that hold a row alone; one is here."""
+
+    def __call__(self, *tensors: Tensor, layout: SequenceLayout, degree: int) -> Tensor:
+        """Over the span of ``layout``."""
+        ...
+
+
+def share_rows(model: Decoder, choosers: Mapping[str, Choose], mesh: SequenceMesh) -> None:
+    """Let the ranks of ``mesh`` hold every row together: bind strategies to all mixers.
+
+    Args:
+        model: with the kernels of one process.
+        choosers: for each letter of the pattern, what picks its strategy.
+        mesh: the ranks.
+
+    Raises:
+        TypeError: a mixer has no strategy.
+    """
+    for block in model.blocks:
+        for letter, mixer in zip(block.spec.mixers, block.mixers, strict=True):  # type: ignore[arg-type, union-attr]
+            bind(mixer, choosers[letter], mesh)  # type: ignore[arg-type]
+
+
+def choosers(model: ModelConfig, parallel: ParallelConfig) -> dict[str, Choose]:
+    """What picks the strategy of each letter."""
+    raise NotImplementedError
+
+
+def bind(mixer: nn.Module, choose: Choose, mesh: SequenceMesh) -> None:
+    """Put strategies in place of the kernels of one mixer.
+
+    Raises:
+        TypeError: it has no strategy.
+    """
+    match mixer:
+        case Attention():
+            across = _attention(mixer.kernel, mixer.window, choose, mesh)
+            mixer.kernel = _where_documents_cross(mixer.kernel, across, mesh)
+        case Mamba2() | GatedDeltaNet():
+            across = _recurrence(mixer, mixer.kernel, choose, mesh)
+            mixer.kernel = _where_documents_cross(mixer.kernel, across, mesh)
+            mixer.convolve = _convolution(mixer.convolve, mesh)
+        case _:
+            raise TypeError(
+                f"{type(mixer).__name__} has no strategy to share rows: use parallel.sequence=1"
+            )
+
+
+def _where_documents_cross(local: Kernel, across: Across, mesh: SequenceMesh) -> Kernel:
+    """``local`` where no document leaves a span; else ``across`` the fewest neighbours."""
+
+    def kernel(*tensors: Tensor, layout: SequenceLayout) -> Tensor:
+        degree = layout.derive(_degree, mesh.size)
+        if degree == 1:
+            return local(*tensors, layout=layout)
+        return across(*tensors, layout=layout.derive(_alone, degree), degree=degree)
+
+    return kernel
+
+
+def _attention(local: Kernel, window: int | None, choose: Choose, mesh: SequenceMesh) -> Across:
+    def across(*qkv: Tensor, layout: SequenceLayout, degree: int) -> Tensor:
+        choice, group = layout.derive(_chosen, choose), mesh.block(degree)
+        match choice.strategy:
+            case Strategy.ring | Strategy.zigzag:
+                from lmtrain.parallel.ring import ring
+
+                zigzag = choice.strategy is Strategy.zigzag
+                return ring(*qkv, layout=layout, group=group, window=window, zigzag=zigzag)
+            case Strategy.ulysses:
+                return ulysses(local, *qkv, layout=layout, group=group)
+            case Strategy.usp:
+                from lmtrain.parallel.ring import ring
+
+                outer = mesh.strided(degree, choice.ulysses)
+
+                def inner(*qkv: Tensor, layout: SequenceLayout) -> Tensor:
+                    return ring(*qkv, layout=layout, group=outer, window=window)
+
+                return ulysses(inner, *qkv, layout=layout, group=mesh.block(choice.ulysses))
+            case Strategy.gather:
+                from lmtrain.parallel.gather import gather
+
+                return gather(*qkv, layout=layout, group=group, window=window)
+            case Strategy.halo if window:
+                kernel = partial(attend, window=window)
+                return halo_attention(kernel, window, *qkv, layout=layout, group=group)
+            case _:
+                raise AssertionError(f"{choice.strategy} was chosen for attention")
+
+    return across
+
+
+def _recurrence(
+    mixer: Mamba2 | GatedDeltaNet, local: Kernel, choose: Choose, mesh: SequenceMesh
+) -> Across:
+    def across(*inputs: Tensor, layout: SequenceLayout, degree: int) -> Tensor:
+        choice, group = layout.derive(_chosen, choose), mesh.block(degree)
+        match choice.strategy:
+            case Strategy.lasp2:
+                return mixer.rule.scan(inputs, layout, carry=Lasp2(group))[0]
+            case Strategy.zeco:
+                return mixer.rule.scan(inputs, layout, carry=Zeco(group, choice.blocks))[0]
+            case Strategy.ulysses:
+                return ulysses(local, *inputs, layout=layout, group=group)
+            case _:
+                raise AssertionError(f"{choice.strategy} was chosen for a recurrence")
+
+    return across
+
+
+def _convolution(local: Convolve, mesh: SequenceMesh) -> Convolve:
+    def convolve(
+        x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout
+    ) -> Tensor:
+        degree = layout.derive(_degree, mesh.size)
+        if degree == 1:
+            return local(x, weight, bias, layout=layout)
+        alone, group = layout.derive(_alone, degree), mesh.block(degree)
+        return halo_convolution(local, x, weight, bias, layout=alone, group=group)
+
+    return convolve
+
+
+def _degree(layout: SequenceLayout, ranks: int) -> int:
+    if layout.bounds[-1] != ranks * len(layout):
+        raise ValueError(f"a span of {len(layout)} is not one of {ranks} of {layout.bounds[-1]}")
+    return layout.degree(ranks)
+
+
+def _alone(layout: SequenceLayout, degree: int) -> SequenceLayout:
+    """The block of ``degree`` spans that this one is in, as a row of its own."""
+    first = layout.start - layout.start % (degree * len(layout))
+    return layout.restricted(first, first + degree * len(layout))
+
+
+def _chosen(layout: SequenceLayout, choose: Choose) -> Choice:
+    return choose(layout)
 
 
 def rematerialize(model: Decoder, remat: Remat) -> None:

@@ -14,6 +14,7 @@ from lmtrain.layout import SequenceLayout
 from lmtrain.ops.gated_delta import GatedDelta
 from lmtrain.ops.recurrence import act
 from lmtrain.ops.ssd import ScalarDecay
+from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallel.lasp2 import Lasp2
 from lmtrain.parallel.mesh import SequenceMesh
 from lmtrain.parallel.ulysses import ulysses
@@ -66,7 +67,9 @@ class Portable:
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def __call__(self, rule: Recurrence[Any, Any], *given: Tensor, layout: SequenceLayout) -> Tensor:
+    def __call__(
+        self, rule: Recurrence[Any, Any], *given: Tensor, layout: SequenceLayout
+    ) -> Tensor:
         state = rule.scan(given, layout)[1]
         move = _transition(rule, given, layout)
         moves, states = _gather(move, self.group), _gather(state, self.group)
@@ -77,7 +80,9 @@ class Portable:
         return rule.scan(given, layout, entering)[0]
 
 
-def _transition(rule: Recurrence[Any, Any], given: tuple[Tensor, ...], layout: SequenceLayout) -> Tensor:
+def _transition(
+    rule: Recurrence[Any, Any], given: tuple[Tensor, ...], layout: SequenceLayout
+) -> Tensor:
     if isinstance(rule, ScalarDecay):
         return given[3].sum(0).exp() * float(layout.alive)
     q, k, v, decay, beta = given
@@ -115,7 +120,7 @@ def kernels(group: Group) -> dict[str, Callable[..., Tensor]]:
 def errors() -> dict[tuple[str, ...], float]:
     """The largest error of this rank in outputs and gradients, by (rule, fixture, row, kernel)."""
     world, rank = dist.get_world_size(), dist.get_rank()
-    group = SequenceMesh.open(world, torch.device("cpu")).block(world)
+    group = SequenceMesh.open(world, torch.device("cpu"), Traffic()).block(world)
     found: dict[tuple[str, ...], float] = {}
     for name, rule in RULES.items():
         for fixture, length in TOKENS.items():

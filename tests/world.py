@@ -41,7 +41,9 @@ def _rank(rank: int, world: int, folder: str, results: Any, work: Any, args: Any
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
+        )
         results.put((rank, (True, work(*args))))
         dist.destroy_process_group()
     except BaseException:

@@ -12,6 +12,23 @@ from lmtrain.parallel.collectives import Group, Traffic
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a process stands: which rows of a step are here, and which span of each."""
+
+    rank: int = 0
+    """Which rows, of ``world`` shares of them."""
+    world: int = 1
+    sequence_rank: int = 0
+    """Which span, of ``sequence_world``."""
+    sequence_world: int = 1
+
+    @classmethod
+    def of(cls, rank: int, world: int, sequence: int) -> Place:
+        """Of a process, when ``sequence`` neighbours share every row."""
+        return cls(rank // sequence, world // sequence, rank % sequence, sequence)
+
+
+@dataclass(frozen=True)
 class SequenceMesh:
     """The groups in which one rank of a row can speak.
 
@@ -22,26 +39,28 @@ class SequenceMesh:
     size: int
     rank: int
     """Which span of the row is here."""
-    traffic: Traffic
     _groups: dict[tuple[int, int], Group]
 
     @classmethod
-    def open(cls, size: int, device: torch.device, *, strided: bool = False) -> SequenceMesh:
+    def open(
+        cls, size: int, device: torch.device, traffic: Traffic, *, strided: bool = False
+    ) -> SequenceMesh:
         """The mesh of this process; every process of the world calls it.
 
         Args:
             size: ranks of a row.
             device: where tensors live.
-            strided: also open the groups that `Ulysses x ring` needs.
+            traffic: counts what is sent.
+            strided: also open the groups that Ulysses with a ring across needs.
         """
-        rank, traffic = dist.get_rank(), Traffic()
+        rank = dist.get_rank()
         groups: dict[tuple[int, int], Group] = {}
         for degree in divisors(size)[1:]:
             for stride in divisors(degree)[:-1] if strided else [1]:
                 ranks, handle = _open(degree, stride)
                 here = ranks.index(rank)
                 groups[degree, stride] = Group(handle, here, len(ranks), device, traffic)
-        return cls(size, rank % size, traffic, groups)
+        return cls(size, rank % size, groups)
 
     def block(self, degree: int) -> Group:
         """The ``degree`` neighbours that this rank is among."""

@@ -13,7 +13,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from lmtrain.config import Device, EngineConfig, EngineKind, Precision
-from lmtrain.parallelize import rematerialize, shard
+from lmtrain.parallel.collectives import Traffic
+from lmtrain.parallel.mesh import Place, SequenceMesh
+from lmtrain.parallelize import choosers, rematerialize, shard, share_rows
 from lmtrain.train.invariants import check_finite, local, materialize
 from lmtrain.train.tensors import (
     model_tensors,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.models.decoder import Decoder
+    from lmtrain.parallel.config import ParallelConfig
 
 
 class Engine(Protocol):
@@ -36,6 +39,7 @@ class Engine(Protocol):
 
     rank: int
     world: int
+    place: Place
     device: torch.device
 
     def prepare(self, model: Decoder) -> None:
@@ -52,6 +56,10 @@ class Engine(Protocol):
 
     def total(self, values: Tensor) -> Tensor:
         """The sum of ``values`` over all processes, the same on each."""
+        ...
+
+    def sent(self) -> int:
+        """Bytes that this process sent to those it shares rows with, since it was asked last."""
         ...
 
     def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
@@ -72,6 +80,7 @@ class LocalEngine:
 
     rank = 0
     world = 1
+    place = Place()
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -113,6 +122,10 @@ class LocalEngine:
         """The values themselves."""
         return values
 
+    def sent(self) -> int:
+        """Nothing."""
+        return 0
+
     def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
         """Write parameters and optimizer state, each process its own shards."""
         write_tensors(folder / "model", model_tensors(model), world=self.world)
@@ -138,13 +151,20 @@ class LocalEngine:
 class FsdpEngine(LocalEngine):
     """FSDP2 over every process of the group: gloo on CPUs, nccl on GPUs."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, parallel: ParallelConfig) -> None:
         super().__init__(config)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(self.device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.place = Place.of(self.rank, self.world, parallel.sequence)
+        self._parallel, self._traffic = parallel, Traffic()
+
+    def sent(self) -> int:
+        """What its traffic counted."""
+        sent, self._traffic.sent = self._traffic.sent, 0
+        return sent
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -156,13 +176,17 @@ class FsdpEngine(LocalEngine):
         dist.destroy_process_group()
 
     def _shard(self, model: Decoder) -> None:
+        sequence = self._parallel.sequence
+        if sequence > 1:
+            mesh = SequenceMesh.open(sequence, self.device, self._traffic, strided=True)
+            share_rows(model, choosers(model.config, self._parallel), mesh)
         shard(model, init_device_mesh(self.device.type, (self.world,)))
 
 
-def open_engine(config: EngineConfig, *, world: int) -> LocalEngine:
+def open_engine(config: EngineConfig, parallel: ParallelConfig, *, world: int) -> LocalEngine:
     """The engine for ``world`` processes; with several, joins their group."""
     engines = {EngineKind.fsdp: FsdpEngine}
-    return LocalEngine(config) if world == 1 else engines[config.kind](config)
+    return LocalEngine(config) if world == 1 else engines[config.kind](config, parallel)
 
 
 def choose_device(device: Device) -> torch.device:

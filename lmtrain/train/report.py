@@ -46,6 +46,8 @@ class StepReport:
     mfu: float | None
     """Model FLOP/s over the device's peak; None when the peak is unknown."""
     data_wait: float
+    sp_bytes: int
+    """What processes that share rows sent each other, all together."""
     memory: int
     """Peak of the device's memory, or of the process on a CPU."""
 

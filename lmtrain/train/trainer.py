@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from signal import SIGTERM
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -109,7 +109,7 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
         alone: no launcher stands between this process and the terminal.
     """
     config, first = opened.config, opened.first_step
-    engine = open_engine(config.engine, world=world)
+    engine = open_engine(config.engine, config.parallel, world=world)
     leads = engine.rank == 0
     with ExitStack() as held:
         if leads:
@@ -151,6 +151,18 @@ def birth(config: RunConfig, engine: Engine) -> tuple[Decoder, torch.optim.Optim
     return model, build_optimizer(model, config.optim)
 
 
+class Update(NamedTuple):
+    """What one optimizer update gave, over all processes."""
+
+    loss: float
+    """Mean over the targets of the global batch."""
+    grad_norm: float
+    sp_bytes: int
+    """What ranks that share rows sent each other."""
+    stopped: bool
+    """Whether a process was asked to stop."""
+
+
 @dataclass
 class Training:
     """A run in progress."""
@@ -170,10 +182,10 @@ class Training:
         clock = perf_counter()
         with self._loader(first) as loader:
             for step, batches in enumerate(loader, first + 1):
-                loss, grad_norm, stopped = self.update(step - 1, batches)
+                update = self.update(step - 1, batches)
                 seconds = perf_counter() - clock
-                self.tell(self._report(step, loss, grad_norm, seconds, loader.wait_seconds))
-                last = step == steps
+                self.tell(self._report(step, update, seconds, loader.wait_seconds))
+                last, stopped = step == steps, update.stopped
                 if last or (_due(step, config.validation.every) and not stopped):
                     self.validate(step)
                 if last or stopped or _due(step, config.checkpoint.every):
@@ -183,15 +195,11 @@ class Training:
                 clock = perf_counter()
         return Outcome(step=steps)
 
-    def update(self, index: int, batches: list[Batch]) -> tuple[float, float, bool]:
-        """One optimizer update on global batch ``index``, of which ``batches`` are our part.
-
-        Returns:
-            The mean loss of the global batch, the gradient's norm, and whether a process was asked
-            to stop.
-        """
+    def update(self, index: int, batches: list[Batch]) -> Update:
+        """One optimizer update on global batch ``index``, of which ``batches`` are our part."""
         config, targets = self.config, self.opened.plan.targets(index)
-        sums = torch.zeros(2, dtype=torch.float64, device=self.engine.device)
+        self.engine.sent()  # what a validation sent is not this step's
+        sums = torch.zeros(3, dtype=torch.float64, device=self.engine.device)
         for batch in batches:
             losses = self.model(
                 batch.tokens, batch.layout, batch.targets, z_loss=config.train.z_loss
@@ -200,14 +208,14 @@ class Training:
             sums[0] += losses.nll.sum(dtype=torch.float64)
         lr = learning_rate(index, steps=config.train.steps, optim=config.optim)
         grad_norm = self.engine.step(self.optimizer, lr=lr, clip=config.optim.clip)
-        sums[1] = self.stop.signal is not None
-        nll, stops = self.engine.total(sums).tolist()
-        return nll / targets, grad_norm, stops > 0
+        sums[1], sums[2] = self.stop.signal is not None, self.engine.sent()
+        nll, stops, sent = self.engine.total(sums).tolist()
+        return Update(nll / targets, grad_norm, int(sent), stops > 0)
 
     def validate(self, step: int) -> None:
         """Report the loss on documents that are never trained on."""
         if self.opened.validation is not None:
-            parts = self.config.train.accumulate * self.engine.world
+            parts = self.config.train.accumulate * self.engine.place.world
             row = self.config.train.tokens_per_step // parts
             self.tell(validate(self.model, self.opened.validation, self.engine, step=step, row=row))
 
@@ -243,28 +251,26 @@ class Training:
             first_step=first,
             stop=self.config.train.steps,
             accumulate=self.config.train.accumulate,
-            rank=self.engine.rank,
-            world=self.engine.world,
+            **asdict(self.engine.place),
             device=self.engine.device,
             prefetch=self.config.data.prefetch,
             threads=self.config.data.threads,
         )
 
-    def _report(
-        self, step: int, loss: float, grad_norm: float, seconds: float, data_wait: float
-    ) -> StepReport:
+    def _report(self, step: int, update: Update, seconds: float, data_wait: float) -> StepReport:
         config, length = self.config, self.opened.plan.length(step - 1)
         speed = config.train.tokens_per_step / seconds
         return StepReport(
             step=step,
-            loss=loss,
+            loss=update.loss,
             lr=self.optimizer.param_groups[0]["lr"],
-            grad_norm=grad_norm,
+            grad_norm=update.grad_norm,
             tokens=step * config.train.tokens_per_step,
             length=length,
             tokens_per_second=speed,
             mfu=self._mfu(length, speed),
             data_wait=data_wait,
+            sp_bytes=update.sp_bytes,
             memory=peak_memory(self.engine.device),
         )
 

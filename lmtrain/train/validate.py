@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from math import log
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def validate(
     """
     lengths = list(validation.targets)
     nats = torch.zeros(len(lengths), dtype=torch.float64, device=engine.device)
-    batches = validation.batches(row, rank=engine.rank, world=engine.world, device=engine.device)
+    batches = validation.batches(row, **asdict(engine.place), device=engine.device)
     for length, batch in batches:
         losses = model(batch.tokens, batch.layout, batch.targets)
         nats[lengths.index(length)] += losses.nll.sum(dtype=torch.float64)

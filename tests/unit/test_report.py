@@ -25,6 +25,7 @@ STEP = StepReport(
     tokens_per_second=5000.0,
     mfu=None,
     data_wait=0.0,
+    sp_bytes=0,
     memory=1,
 )
 VALIDATION = ValidationReport(
@@ -40,7 +41,7 @@ def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
     metrics.close()
     assert first.keys() == {
         "step", "loss", "lr", "grad_norm", "tokens", "length", "tokens_per_second", "mfu",
-        "data_wait", "memory",
+        "data_wait", "sp_bytes", "memory",
     }  # fmt: skip
     assert first["mfu"] is None
     assert second["val_loss_by_length"] == {"64": 2.0}
