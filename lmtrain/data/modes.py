@@ -36,7 +36,7 @@ def run_mode(config: PrepareConfig) -> None:
             for path in write_megatron(_open(config), Path(config.out).expanduser()):
                 print(path)
         case Mode.verify:
-            _verify(Path(config.input).expanduser())
+            _verify(_folder(config))
         case Mode.stats:
             print(describe(_open(config), config))
         case Mode.peek:
@@ -45,10 +45,14 @@ def run_mode(config: PrepareConfig) -> None:
 
 def _open(config: PrepareConfig) -> Store:
     """The store of ``input``, with all of its documents on the training side."""
+    return Store(_folder(config), Selection(val_fraction=0))
+
+
+def _folder(config: PrepareConfig) -> Path:
     folder = Path(config.input).expanduser()
     if not folder.is_dir():
         raise ValueError(f"input={folder} is no folder: mode={config.mode} reads a token store")
-    return Store(folder, Selection(val_fraction=0))
+    return folder
 
 
 def _verify(folder: Path) -> None:

@@ -37,7 +37,7 @@ def plot(
     """Write the picture: tokens by length of document, and steps by length of piece.
 
     Raises:
-        ValueError: the suffix of ``path`` is no format of pictures, or it cannot be written.
+        ValueError: it cannot be written.
     """
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     FigureCanvasAgg(figure)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PARTS = 8
 """Equal parts of a cycle that are told apart."""
 
+PICTURES = (".png", ".pdf", ".svg")
+
 CYCLES = 8
 STEPS_OF_A_PART = 64
 """What is looked at: so many steps of each part of the first cycles."""
@@ -73,7 +75,13 @@ class Course:
 
 
 def describe(store: Store, config: PrepareConfig) -> str:
-    """All of it as text; the picture goes to ``config.out``, if that is set."""
+    """All of it as text; the picture goes to ``config.out``, if that is set.
+
+    Raises:
+        ValueError: ``out`` is no picture, or the configured curriculum finds no piece to draw.
+    """
+    if config.out and Path(config.out).suffix not in PICTURES:
+        raise ValueError(f"out={config.out} is no picture: use a name with {', '.join(PICTURES)}")
     histogram = Histogram.of(store.documents(Side.train).lengths)
     found = courses(store, config)
     plan = _plan(store, config.curriculum, config)

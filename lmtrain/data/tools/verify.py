@@ -57,7 +57,7 @@ def _verify_tokenizer(folder: Path, manifest: Manifest) -> FileReport:
     problems: list[str] = []
     size = vocab_size(load_tokenizer(path))
     if size != manifest.vocab_size:
-        problems.append(f"{path} has {size:,} ids, not {manifest.vocab_size:,} as the manifest")
+        problems.append(f"{path} has {size:,} ids, and the manifest says {manifest.vocab_size:,}")
     return FileReport(path.name, path.stat().st_size, problems)
 
 
