@@ -12,9 +12,10 @@ import numpy as np
 
 from lmtrain.data.bucket import Bucket
 from lmtrain.data.cells import Supply, bucket_name
-from lmtrain.data.curriculum import Schedule, odds
+from lmtrain.data.curriculum import Schedule
 from lmtrain.data.mixture import Mixture, Run, build_mixture
-from lmtrain.data.replan import Continued, Past, finish, merged, steps_left
+from lmtrain.data.order import Amounts, Window, make_schedule, order_identity
+from lmtrain.data.replan import Continued, Past, changes, finish, merged, steps_left
 from lmtrain.data.store import Side
 from lmtrain.data.views import View
 
@@ -44,6 +45,8 @@ class Plan:
     mixture: Mixture
     """The order of their pieces, and the sources these come from."""
     schedule: Schedule | Continued
+    window: Window | None
+    """How much of a piece is seen; None is all of it."""
     tokens_per_step: int
     seed: int
     skip_steps: Sequence[Sequence[int]]
@@ -71,11 +74,13 @@ class Plan:
             seed: of the order.
             tokens_per_step: tokens of a step.
             skip_steps: ranges of steps that are left out.
-            steps: of the run, which limits how often sources are repeated; None is not known.
+            steps: of the run, which limits how often sources are repeated, and says where the end
+                of it is; None is not known.
             past: the plans that the run followed before; this one goes on where they ended.
 
         Raises:
-            ValueError: no bucket holds a batch, or the sources cannot be mixed as asked.
+            ValueError: no bucket holds a batch, a stage has none, or the sources cannot be mixed as
+                asked.
         """
         lengths, supply = curriculum.drawn_lengths, Supply.of(data, curriculum)
         kept = [n for n, b in enumerate(supply.view.buckets) if b.tokens >= tokens_per_step]
@@ -94,19 +99,23 @@ class Plan:
             past=past,
             run=Run(steps, (steps - first) * tokens_per_step) if steps else None,
         )
-        schedule = make_schedule(
-            {b.length: weight for b, weight in zip(buckets, mixture.weights, strict=True)},
-            curriculum,
-            tokens_per_step=tokens_per_step,
-            seed=seed,
+        amounts = Amounts(
+            weights=mixture.weights,
+            used=mixture.used.sum(0).tolist(),
+            before=past[-1].tokens if past else 0,
+            steps=steps - first if steps else sum(mixture.weights) // tokens_per_step,
+            per_step=tokens_per_step,
         )
-        left = [past[-1].rest.get(bucket_name(bucket), 0) if past else 0 for bucket in buckets]
+        schedule = make_schedule(curriculum, supply.view.buckets, buckets, amounts, seed=seed)
+        rest = past[-1].rest if past and not schedule.has_opening else {}
+        left = [rest.get(bucket_name(bucket), 0) for bucket in buckets]
         key = seed, "rest", first
         return cls(
             view=supply.view,
             buckets=buckets,
             mixture=mixture,
             schedule=finish(schedule, left, tokens_per_step=tokens_per_step, key=key),
+            window=Window.of(curriculum),
             tokens_per_step=tokens_per_step,
             seed=seed,
             skip_steps=skip_steps,
@@ -116,12 +125,7 @@ class Plan:
                 **data.identity,
                 **mixture.identity,
                 **({"resume.replan": [each.digest for each in past]} if past else {}),
-                "curriculum.min_length": lengths[0],
-                "curriculum.max_length": lengths[-1],
-                "curriculum.long_docs": str(curriculum.long_docs),
-                "curriculum.odds": schedule.odds,
-                "curriculum.randomness": str(schedule.randomness),
-                "curriculum.cycle_steps": schedule.cycle_steps,
+                **order_identity(curriculum, schedule, amounts),
                 "train.tokens_per_step": tokens_per_step,
                 "run.seed": seed,
             },
@@ -140,7 +144,7 @@ class Plan:
     def __getitem__(self, step: int) -> Draw:
         """The global batch of a step, in about a millisecond for any step."""
         bucket, index = self._pieces(step)
-        return bucket.draw(index)
+        return bucket.draw(index, window=self.window and self.window.at(step))
 
     def length(self, step: int) -> int:
         """The length of the pieces of a step, without drawing them."""
@@ -154,12 +158,7 @@ class Plan:
 
     def differences(self, identity: dict[str, Any]) -> list[str]:
         """What of another plan's ``identity`` differs from this one, a sentence each."""
-        keys = sorted(self.identity.keys() | identity.keys())
-        return [
-            f"{key} was {identity.get(key)} and is {self.identity.get(key)}"
-            for key in keys
-            if identity.get(key) != self.identity.get(key)
-        ]
+        return changes(identity, self.identity)
 
     def counts(self, steps: int) -> list[int]:
         """How many of the first ``steps`` steps of this plan draw from each of ``buckets``."""
@@ -169,6 +168,11 @@ class Plan:
     def first_step(self) -> int:
         """The step of the run where this plan begins; others led up to there."""
         return self.past[-1].step if self.past else 0
+
+    def tokens(self, step: int) -> int:
+        """Tokens that the run has seen before a step, in the plans before this one too."""
+        before = self.past[-1].tokens if self.past else 0
+        return before + (step - self.first_step) * self.tokens_per_step
 
     def pieces(self, step: int) -> list[int]:
         """How many pieces of each of ``buckets`` this plan draws before a step of the run."""
@@ -183,6 +187,7 @@ class Plan:
             step=step,
             plan=self.hash,
             identity=self.identity,
+            tokens=self.tokens(step),
             used=merged(self.past[-1].used, used) if self.past else used,
             rest={
                 bucket_name(bucket): count * self.tokens_per_step
@@ -220,19 +225,3 @@ class Plan:
         for first, end in self.skip_steps:
             step += end - first if step >= first else 0
         return step
-
-
-def make_schedule(
-    tokens: dict[int, int], curriculum: CurriculumConfig, *, tokens_per_step: int, seed: int
-) -> Schedule:
-    """The schedule of buckets that hold ``tokens`` (length to tokens)."""
-    lengths = curriculum.drawn_lengths
-    every = odds(curriculum, len(lengths))
-    steps = sum(tokens.values()) // tokens_per_step
-    return Schedule(
-        list(tokens.values()),
-        cycle_steps=curriculum.cycle_steps or max(1, steps // curriculum.cycles),
-        odds=every and [float(every[lengths.index(length)]) for length in tokens],
-        randomness=curriculum.randomness,
-        seed=seed,
-    )

@@ -40,6 +40,8 @@ class Past:
     """Hash of the plan."""
     identity: dict[str, Any]
     """What the plan was made of, by key."""
+    tokens: int = 0
+    """Tokens that the run had seen."""
     used: dict[str, dict[str, Used]] = field(default_factory=dict[str, dict[str, Used]])
     """Of each cell, by source and bucket, by this plan and all before it."""
     rest: dict[str, int] = field(default_factory=dict[str, int])
@@ -81,6 +83,16 @@ def order_names(cells: dict[str, dict[str, int]], past: Sequence[Past]) -> dict[
     return names
 
 
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What of a plan's identity differs, key by key."""
+    keys = sorted((before.keys() | now.keys()) - {"resume.replan"})
+    return [
+        f"{key} was {before.get(key)} and is {now.get(key)}"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]
+
+
 def merged(
     before: dict[str, dict[str, Used]], now: dict[str, dict[str, Used]]
 ) -> dict[str, dict[str, Used]]:
@@ -113,6 +125,11 @@ class Continued:
         bucket, ordinal = self._then[step - len(self._buckets)]
         return bucket, self.rest[bucket] + ordinal
 
+    def cycle_end(self, step: int) -> int:
+        """Where the cycle of a step ends; the step itself where one begins."""
+        first = len(self._buckets)
+        return first if step <= first else first + self._then.cycle_end(step - first)
+
     def counts(self, steps: int) -> list[int]:
         """How many of the first ``steps`` steps use each bucket."""
         if steps < len(self._buckets):
@@ -123,9 +140,7 @@ class Continued:
 
 def steps_left(schedule: Schedule | Continued, step: int) -> list[int]:
     """Steps of each bucket from ``step`` to the end of its cycle; none where a cycle begins."""
-    first = sum(schedule.rest) if isinstance(schedule, Continued) else 0
-    cycles = max(0, -(-(step - first) // schedule.cycle_steps))
-    end = schedule.counts(first + cycles * schedule.cycle_steps)
+    end = schedule.counts(schedule.cycle_end(step))
     return [after - now for after, now in zip(end, schedule.counts(step), strict=True)]
 
 

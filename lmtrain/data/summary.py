@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lmtrain.data.mixture_summary import mixture_lines
+
 if TYPE_CHECKING:
     from lmtrain.data.plan import Plan
 
@@ -15,7 +17,8 @@ def summarize(plan: Plan, steps: int | None = None) -> str:
         plan: the plan.
         steps: steps of the run; None is one pass over the data.
     """
-    counts = plan.counts(plan.steps_per_pass if steps is None else steps)
+    end = plan.first_step + plan.steps_per_pass if steps is None else steps
+    counts = plan.counts(end - plan.first_step)
     total = max(1, sum(counts))
     lines = [f"{'length':>8} {'pieces':>10} {'tokens':>14} {'steps':>9} {'share':>7} {'epochs':>7}"]
     for bucket, count in zip(plan.buckets, counts, strict=True):
@@ -30,4 +33,4 @@ def summarize(plan: Plan, steps: int | None = None) -> str:
         f"mean context {context:,.0f} tokens; {kept:.1%} of {plan.view.pairs:,} targets kept, "
         f"{plan.view.repeated:,} repeated; {plan.schedule.cycle_steps:,} steps a cycle"
     )
-    return "\n".join([*lines, *plan.warnings])
+    return "\n".join([*lines, *mixture_lines(plan, end), *plan.warnings])
