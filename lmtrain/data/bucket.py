@@ -10,7 +10,7 @@ the packed views lay several side by side::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -70,12 +70,14 @@ class Segments(NamedTuple):
 class Draw:
     """Pieces of one ``length`` side by side: a global batch, or one row of it.
 
-    Where documents run on (``joined``) a piece is one document; else every segment is one.
+    Where documents run on (``joined``) a piece is one document; else every segment is one. A
+    ``window`` adds a border after every so many tokens of a piece; targets stay.
     """
 
     length: int
     segments: Segments
     joined: bool = False
+    window: int | None = None
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -90,7 +92,7 @@ class Draw:
     def row(self, index: int, tokens: int) -> Draw:
         """Row ``index`` of those of ``tokens`` that the batch is cut into: whole pieces."""
         segments = self.segments.cut(index * tokens, (index + 1) * tokens)
-        return Draw(length=self.length, segments=segments, joined=self.joined)
+        return replace(self, segments=segments)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,17 +144,18 @@ class Bucket:
             return 0
         return int(self.packing.lengths[self.starts == NOWHERE].sum())
 
-    def draw(self, index: NDArray[np.int64]) -> Draw:
-        """The pieces of these numbers, in this order."""
+    def draw(self, index: NDArray[np.int64], *, window: int | None = None) -> Draw:
+        """The pieces of these numbers, in this order, seen through a window."""
         if self.packing is None:
             segments = Segments.of_length(self.starts[index], self.length)
-            return Draw(length=self.length, segments=segments)
+            return Draw(length=self.length, segments=segments, window=window)
         first, end = self.packing.first[index], self.packing.first[index + 1]
         counts = end - first
         at: NDArray[np.int64] = np.repeat(end - np.cumsum(counts), counts)
         at += np.arange(len(at))
         segments = Segments(self.starts[at], self.packing.lengths[at], self.packing.labels[at])
-        return Draw(length=self.length, segments=segments, joined=self.packing.joined)
+        joined = self.packing.joined
+        return Draw(length=self.length, segments=segments, joined=joined, window=window)
 
     def targets(self, index: NDArray[np.int64]) -> int:
         """Targets in the pieces of these numbers."""

@@ -87,13 +87,27 @@ def _flat(pieces: NDArray[Any]) -> Tensor:
 
 
 def _layout(row: Draw, rank: int, world: int, device: torch.device) -> SequenceLayout:
-    lengths = row.segments.lengths
-    if row.joined:
-        return _equal_documents(row.tokens, row.length, rank, world, device)
-    if (lengths == lengths[0]).all():
-        return _equal_documents(row.tokens, int(lengths[0]), rank, world, device)
-    bounds = [*row.segments.begins.tolist(), row.tokens]
-    return SequenceLayout.whole(bounds).shard(rank, world).to(device)
+    """The documents of the row; those of one length are common, and cached."""
+    length = _one_length(row)
+    if length:
+        return _equal_documents(row.tokens, length, rank, world, device)
+    bounds = [row.segments.begins] if not row.joined else []
+    if row.window:
+        inside = np.arange(0, row.length, row.window)
+        bounds.append((np.arange(0, row.tokens, row.length)[:, None] + inside).reshape(-1))
+    every: list[int] = np.unique(np.concatenate(bounds)).tolist()
+    return SequenceLayout.whole([*every, row.tokens]).shard(rank, world).to(device)
+
+
+def _one_length(row: Draw) -> int | None:
+    """The length of all documents of the row; None where they differ."""
+    lengths, window = row.segments.lengths, row.window or row.length
+    length = row.length if row.joined else int(lengths[0])
+    if not row.joined and (lengths != length).any():
+        return None
+    if window >= row.length:
+        return length
+    return window if length == row.length and length % window == 0 else None
 
 
 @lru_cache(maxsize=64)
