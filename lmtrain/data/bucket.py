@@ -138,6 +138,14 @@ class Bucket:
         return self.tokens if self.packing is None else int(self.packing.targets.sum())
 
     @property
+    def context(self) -> float:
+        """Tokens that a token sees before it in its document, on average."""
+        if self.packing is None or self.packing.joined:
+            return (self.length - 1) / 2
+        lengths = self.packing.lengths.astype(np.float64)
+        return float((lengths * (lengths - 1)).sum() / 2 / self.tokens)
+
+    @property
     def padding(self) -> int:
         """Tokens that stand for nothing."""
         if self.packing is None:
