@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmtrain.data.estimate import estimate
 from lmtrain.data.prepare import prepare
 from lmtrain.data.prepare_config import Mode
 from lmtrain.data.store import Selection, Store
@@ -28,6 +29,8 @@ def run_mode(config: PrepareConfig) -> None:
     if problems := config.check():
         raise ValueError("\n".join(problems))
     match config.mode:
+        case Mode.build if config.dry_run:
+            print(estimate(config))
         case Mode.build:
             print(f"lmtrain train data=store data.source={prepare(config)}")
         case Mode.import_:

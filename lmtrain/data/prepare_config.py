@@ -57,19 +57,26 @@ class PrepareConfig:
     what curricula make of them; peek: some documents as text; import, export: token files of other
     toolkits."""
     input: str = ""
-    """A file, a folder, or a pattern like ``corpus/*.jsonl.gz``; of verify, stats, peek and
-    export: the folder of a store."""
+    """A file, a folder, a pattern like ``corpus/*.jsonl.gz``, or ``hf:NAME``, a dataset of the
+    Hugging Face hub or a folder that ``datasets`` loads; of verify, stats, peek and export: the
+    folder of a store."""
     out: str = ""
     """build, import: folder of the new store, which must not exist; export: PREFIX of PREFIX.bin;
     stats: a picture like ``stats.png``, if you want one."""
     format: InputFormat = InputFormat.auto
-    """auto goes by the suffix; jsonl also reads ``.gz``; txt reads text files of any suffix;
+    """auto goes by the suffix; jsonl and txt also read ``.gz`` and ``.zst``; txt reads text and
+    source files of any suffix;
     megatron, datatrove, dolma: of import, and the first of export."""
     tokenizer: str = "bpe:16384"
-    """``bpe:N`` trains a byte-level BPE of N tokens on the input; ``bytes`` is one token a byte;
-    anything else is the path of a ``tokenizer.json``."""
+    """``bpe:N`` trains a byte-level BPE of N tokens on a sample of the input; ``bytes`` is one
+    token a byte; else the path of a ``tokenizer.json`` or of its folder, or a name on the Hugging
+    Face hub."""
+    tokenizer_revision: str | None = None
+    """Branch, tag or commit of a tokenizer from the hub; null is its main branch."""
     end_of_text: str | None = None
     """Special token that ends a document; null finds it among the usual names."""
+    begin_of_text: str | None = None
+    """Special token that begins a document; null is none."""
     field: str = "text"
     """Key (jsonl) or column (parquet) that holds the text."""
     split: TextSplit = TextSplit.file
@@ -78,6 +85,19 @@ class PrepareConfig:
     """Malformed lines or files that are skipped and reported before it stops."""
     max_documents: int | None = None
     """Stop after so many documents."""
+    workers: int | None = None
+    """Processes that tokenise, one core each; null is one for every core. They do not change the
+    store."""
+    dry_run: bool = False
+    """Estimate documents, tokens, disk and time from a sample, and write nothing."""
+    dataset_config: str | None = None
+    """hf: name of the dataset's configuration; null is its default."""
+    dataset_split: str = "train"
+    """hf: split of the dataset."""
+    revision: str | None = None
+    """hf: branch, tag or commit of the dataset; null is its main branch."""
+    streaming: bool = False
+    """hf: read the dataset from where it is, shard by shard, instead of downloading it first."""
     count: int = 3
     """peek: documents to show."""
     seed: int = 0
@@ -92,10 +112,14 @@ class PrepareConfig:
         problems = [
             at_least("max_errors", self.max_errors, 0),
             at_least("max_documents", self.max_documents, 1),
+            at_least("workers", self.workers, 1),
             at_least("count", self.count, 1),
             at_least("tokens_per_step", self.tokens_per_step, 1),
             *self._check_format(),
+            *self._check_dataset(),
         ]
+        if self.dry_run and self.streaming:
+            problems.append("dry_run=true cannot know how much a stream holds: use streaming=false")
         if not self.input:
             problems.append("input is empty: give a file, a folder or a pattern, input=PATH")
         if not self.out and self.mode in (Mode.build, Mode.import_):
@@ -128,3 +152,15 @@ class PrepareConfig:
                 return [f"{told}: use format=megatron"]
             case _:
                 return []
+
+    def _check_dataset(self) -> list[str]:
+        """Keys of datasets are for datasets."""
+        keys = ("dataset_config", "dataset_split", "revision", "streaming")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        if self.input.startswith("hf:"):
+            return []
+        return [
+            f"{key}={getattr(self, key)} is for datasets: use input=hf:NAME, or leave it out"
+            for key in keys
+            if getattr(self, key) != defaults[key]
+        ]

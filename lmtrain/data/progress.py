@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -29,3 +30,35 @@ def progress(
             bar.advance(task, amount)
 
         yield advance
+
+
+@contextmanager
+def token_progress(title: str, *, total: int, done: int) -> Generator[Callable[[int, int], None]]:
+    """Gives a function to call with the bytes and tokens that were just done.
+
+    A bar goes by the bytes, from ``done`` to ``total``, and tells tokens per second and the time
+    that is left; without a terminal there is a line at the beginning and one at the end.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(title, soft_wrap=True)
+    began, tokens = time.perf_counter(), 0
+
+    def rate() -> str:
+        return f"{tokens:,} tokens, {tokens / (time.perf_counter() - began):,.0f} a second"
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
+    bar = Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    )
+    with bar:
+        task = bar.add_task(title, total=total, completed=done, rate="")
+
+        def advance(more_bytes: int, more_tokens: int) -> None:
+            nonlocal tokens
+            tokens += more_tokens
+            bar.update(task, advance=more_bytes, rate=rate())
+
+        yield advance
+    if not console.is_terminal:
+        console.print(rate(), soft_wrap=True, highlight=False)

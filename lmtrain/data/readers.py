@@ -1,128 +1,170 @@
-"""Reading documents out of files: JSON lines, parquet, text."""
+"""The documents of a unit, one after the other, and what in it cannot be read."""
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
-import re
 import zlib
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from lmtrain.data.prepare_config import InputFormat, PrepareConfig, TextSplit
+from lmtrain.data.columns import read_arrow, read_parquet
+from lmtrain.data.lines import Lines, opened
+from lmtrain.data.units import Unit, UnitKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SUFFIXES = {
-    ".jsonl": InputFormat.jsonl,
-    ".jsonl.gz": InputFormat.jsonl,
-    ".parquet": InputFormat.parquet,
-    ".txt": InputFormat.txt,
-    ".md": InputFormat.txt,
-}
-"""What ``format=auto`` makes of the end of a name."""
+    from lmtrain.data.hub import HubDataset
+
+WHOLE_CHARACTERS = 1 << 22
+"""Text files up to this size are read at once, longer ones in parts of this size."""
 
 
-@dataclass
-class Malformed:
-    """What could not be read, up to a limit."""
+@dataclass(frozen=True)
+class Problem:
+    """What cannot be read in ``file``: its line counts from the beginning of the unit, its row from
+    the beginning of the file."""
 
-    limit: int
-    places: list[str] = field(default_factory=list[str])
+    file: str
+    reason: str
+    line: int | None = None
+    row: int | None = None
 
-    def add(self, place: str, reason: object) -> None:
-        """Note it.
 
-        Raises:
-            ValueError: it is one too many.
-        """
-        self.places.append(f"{place}: {reason}")
-        if len(self.places) > self.limit:
+@dataclass(frozen=True)
+class LongFile:
+    """A text file that is one document, too large to be held in memory."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[str]:
+        return _decoded(self.path)
+
+
+Found = str | LongFile | Problem
+
+
+class Reader:
+    """What is found in a unit.
+
+    While one iterates, ``position`` is about how many of the unit's bytes were read, and ``lines``
+    how many lines began in it.
+    """
+
+    def __init__(self, unit: Unit, field: str, dataset: HubDataset | None = None) -> None:
+        self._unit = unit
+        self._field = field
+        self._dataset = dataset
+        self._lines = Lines(Path(unit.files[0]), unit.start, unit.stop)
+        self._share = 0.0
+
+    @property
+    def file(self) -> str:
+        """The file that it reads, or the first of them."""
+        return self._unit.files[0]
+
+    @property
+    def lines(self) -> int:
+        """Lines that begin in the unit; 0 where documents are not lines."""
+        return self._lines.count
+
+    @property
+    def position(self) -> int:
+        """About how many bytes were read."""
+        return max(self._lines.position, int(self._share * self._unit.bytes))
+
+    def __iter__(self) -> Iterator[Found]:
+        try:
+            yield from self._read()
+        except (OSError, EOFError, zlib.error) as error:
             raise ValueError(
-                f"more than max_errors={self.limit} parts of the input are malformed, the last is "
-                f"{self.places[-1]}: mend the input or raise max_errors"
-            )
+                f"{self._unit.files[0]} cannot be read ({error}): mend it or leave it out"
+            ) from error
 
-
-def find_files(config: PrepareConfig) -> list[Path]:
-    """The files that ``input`` names, in order.
-
-    Raises:
-        ValueError: there are none.
-    """
-    path = Path(config.input).expanduser()
-    found = [path]
-    if path.is_dir():
-        found = [inner for inner in _visible(path) if file_format(inner, config)]
-    elif not path.exists():
-        found = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-    found = sorted(file for file in found if file.is_file())
-    if not found:
-        raise ValueError(
-            f"input={config.input} names no file to read with format={config.format}: give an "
-            "existing file, folder or pattern, or another format"
-        )
-    return found
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    """What is in a folder at any depth, without hidden files and what is in hidden folders."""
-    for path in folder.rglob("*"):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
-
-
-def file_format(path: Path, config: PrepareConfig) -> InputFormat | None:
-    """What a file holds; None if ``auto`` does not know its suffix."""
-    if config.format != InputFormat.auto:
-        return config.format
-    return next((kind for end, kind in SUFFIXES.items() if path.name.endswith(end)), None)
-
-
-def read_documents(path: Path, config: PrepareConfig, malformed: Malformed) -> Iterator[str]:
-    """The documents of a file.
-
-    Raises:
-        ValueError: the file cannot be read at all, or too much of the input is malformed.
-    """
-    for place, value in _read_values(path, config):
-        if isinstance(value, Exception):
-            malformed.add(place, value)
-        elif not isinstance(value, str):
-            malformed.add(place, f"field={config.field} holds no text")
-        elif not _is_unicode(value):
-            malformed.add(place, "the text has half of a surrogate pair")
-        else:
-            yield value
-
-
-def _read_values(path: Path, config: PrepareConfig) -> Iterator[tuple[str, object]]:
-    """Places in a file, and what stands there: a text, something else, or an error."""
-    try:
-        match file_format(path, config):
-            case InputFormat.jsonl:
-                yield from _read_jsonl(path, config.field)
-            case InputFormat.parquet:
-                yield from _read_parquet(path, config.field)
-            case InputFormat.txt:
-                yield from _read_text(path, config.split)
+    def _read(self) -> Iterator[Found]:
+        match self._unit.kind:
+            case UnitKind.jsonl:
+                return self._jsonl()
+            case UnitKind.line:
+                return self._text((([line], at) for line, at in self._lines.numbered()))
+            case UnitKind.paragraph:
+                return self._text(self._lines.paragraphs())
+            case UnitKind.file:
+                return self._files()
             case _:
-                raise ValueError(
-                    f"input={path} has no suffix that tells what it holds: choose one of "
-                    "format=jsonl, parquet, txt"
-                )
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read ({error}): mend it or leave it out") from error
+                return self._column()
 
-
-def _read_jsonl(path: Path, field: str) -> Iterator[tuple[str, object]]:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    def _jsonl(self) -> Iterator[Found]:
+        for line, number in self._lines.numbered():
             if line.strip():
-                yield f"{path}:{number}", _parse(line, field)
+                yield self._found(_parse(line, self._field), line=number)
+
+    def _text(self, parts: Iterator[tuple[list[bytes], int]]) -> Iterator[Found]:
+        for lines, number in parts:
+            try:
+                text = b"".join(lines).decode().replace("\r\n", "\n").removesuffix("\n")
+            except UnicodeDecodeError as error:
+                yield Problem(self._unit.files[0], str(error), line=number)
+                continue
+            if text and not text.isspace():
+                yield text
+
+    def _files(self) -> Iterator[Found]:
+        done = 0
+        for name in self._unit.files:
+            path = Path(name)
+            done += path.stat().st_size
+            self._share = done / max(1, self._unit.bytes)
+            try:
+                yield _document(path)
+            except UnicodeDecodeError as error:
+                yield Problem(name, str(error))
+
+    def _column(self) -> Iterator[Found]:
+        unit = self._unit
+        match unit.kind:
+            case UnitKind.parquet:
+                values = read_parquet(Path(unit.files[0]), self._field, unit.start, unit.stop)
+            case UnitKind.arrow:
+                values = read_arrow(Path(unit.files[0]), self._field, unit.start, unit.stop)
+            case _:
+                assert self._dataset is not None
+                values = self._dataset.read_shard(unit.start)
+        for number, value in enumerate(values, 1):
+            self._share = number / max(number, unit.rows)
+            yield self._found(value, row=unit.first_row + number)
+
+    def _found(self, value: object, *, line: int | None = None, row: int | None = None) -> Found:
+        match value:
+            case str() if _is_unicode(value):
+                return value
+            case str():
+                reason = "the text has half of a surrogate pair"
+            case Exception():
+                reason = str(value)
+            case _:
+                reason = f"field={self._field} holds no text"
+        return Problem(self._unit.files[0], reason, line, row)
+
+
+def _document(path: Path) -> str | LongFile:
+    """The document that a text file is; all of it was decoded once."""
+    parts = _decoded(path)
+    text = next(parts, "")
+    blanks = [part.isspace() for part in parts]
+    if not blanks:
+        return text
+    return "" if text.isspace() and all(blanks) else LongFile(path)
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    """The text of a file, in parts that are neither empty nor too large."""
+    with opened(path) as (file, _):
+        text = io.TextIOWrapper(file, encoding="utf-8-sig")  # ends lines with a plain newline
+        while part := text.read(WHOLE_CHARACTERS):
+            yield part
 
 
 def _parse(line: bytes, field: str) -> object:
@@ -133,43 +175,8 @@ def _parse(line: bytes, field: str) -> object:
     return cast("dict[str, object]", value).get(field) if isinstance(value, dict) else None
 
 
-def _read_parquet(path: Path, field: str) -> Iterator[tuple[str, object]]:
-    arrow: Any = import_module("pyarrow")  # it has no types
-    try:
-        table = import_module("pyarrow.parquet").ParquetFile(path)
-        if field not in table.schema_arrow.names:
-            raise ValueError(
-                f"field={field} is no column of {path}: choose one of "
-                f"{', '.join(table.schema_arrow.names)}"
-            )
-        number = 0
-        for batch in table.iter_batches(batch_size=256, columns=[field]):
-            for value in batch.column(0).to_pylist():
-                number += 1
-                yield f"{path}:{number}", value
-    except arrow.ArrowException as error:
-        raise ValueError(f"{path} is no parquet file ({error}): mend it or leave it out") from error
-
-
-def _read_text(path: Path, split: TextSplit) -> Iterator[tuple[str, object]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        yield str(path), error
-        return
-    match split:
-        case TextSplit.file:
-            parts = [text]
-        case TextSplit.line:
-            parts = text.split("\n")
-        case TextSplit.paragraph:
-            parts = re.split(r"\n\s*\n", text)
-    yield from ((str(path), part) for part in parts if part.strip() or split == TextSplit.file)
-
-
 def _is_unicode(text: str) -> bool:
     try:
-        text.encode()
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
-    return True

@@ -74,12 +74,26 @@ def end_of_text(tokenizer: Tokenizer, name: str | None = None) -> int:
     Raises:
         ValueError: the tokenizer does not have it.
     """
-    for candidate in [name] if name else USUAL_ENDS:
+    if name:
+        return special_token(tokenizer, name, "end_of_text")
+    for candidate in USUAL_ENDS:
         token = tokenizer.token_to_id(candidate)
         if token is not None:
             return token
-    wanted = name or ", ".join(USUAL_ENDS)
+    wanted = ", ".join(USUAL_ENDS)
     raise ValueError(f"the tokenizer has no token {wanted}: name its own with end_of_text=TOKEN")
+
+
+def special_token(tokenizer: Tokenizer, name: str, key: str) -> int:
+    """The id of the token that the configuration names with ``key``.
+
+    Raises:
+        ValueError: the tokenizer does not have it.
+    """
+    token = tokenizer.token_to_id(name)
+    if token is None:
+        raise ValueError(f"the tokenizer has no token {name}: name its own with {key}=TOKEN")
+    return token
 
 
 def vocab_size(tokenizer: Tokenizer) -> int:

@@ -158,6 +158,11 @@ class Writer:
             self._shards.append(self._shard.finish())
             self._shard = None
 
+    @property
+    def tokens(self) -> int:
+        """How many there are so far."""
+        return sum(shard.tokens for shard in [*self._shards, self._shard] if shard)
+
     @cached_property
     def _encoder(self) -> Encoder:
         return Encoder.of(self.tokenizer, self.end_of_text, self.begin_of_text)

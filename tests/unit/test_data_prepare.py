@@ -81,7 +81,7 @@ def test_every_format_gives_its_documents(tmp_path: Path, kind: str) -> None:
     [
         (TextSplit.file, ["a b\nc\n\n \n\nd\n"]),
         (TextSplit.line, ["a b", "c", "d"]),
-        (TextSplit.paragraph, ["a b\nc", "d\n"]),
+        (TextSplit.paragraph, ["a b\nc", "d"]),
     ],
 )
 def test_text_files_can_be_split(tmp_path: Path, split: TextSplit, expected: list[str]) -> None:
