@@ -152,21 +152,23 @@ def check_tokens_per_step(
     Every row must be whole pieces of any bucket, and cut into equal spans for the ``sequence``
     processes that share it; ``world`` counts the processes, or groups of them, with other rows.
     """
-    row = lcm(max_length, sequence)
+    spans = lcm(max_length, sequence) // max_length
     factors = {
-        "train.accumulate": accumulate,
-        "processes": world,
-        "curriculum.max_length": max_length,
+        f"train.accumulate={accumulate}": accumulate,
+        f"processes={world}": world,
+        f"curriculum.max_length={max_length}": max_length,
     }
-    if row > max_length:
-        factors[f"parts for {sequence} processes that share a row"] = row // max_length
+    if spans > 1:
+        factors[f"{spans} (for parallel.sequence={sequence})"] = spans
     unit = prod(factors.values())
     if tokens_per_step > 0 and tokens_per_step % unit == 0:
         return []
     below = tokens_per_step // unit * unit
     near = " or ".join(str(value) for value in (below, below + unit) if value > 0)
-    product = " x ".join(f"{name}={value}" for name, value in factors.items())
-    return [f"train.tokens_per_step={tokens_per_step} does not divide by {product}: use {near}"]
+    return [
+        f"train.tokens_per_step={tokens_per_step} does not divide by {' x '.join(factors)}: "
+        f"use {near}"
+    ]
 
 
 def at_least(key: str, value: int | None, least: int) -> str:

@@ -85,6 +85,7 @@ def open_run(config: RunConfig) -> Opened:
         seed=config.run.seed,
         tokens_per_step=config.train.tokens_per_step,
         skip_steps=config.data.skip_steps,
+        steps=config.train.steps,
     )
     validation = None
     if config.data.val_fraction:

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmtrain.data.config import DataConfig, check_tokens_per_step
-from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName, Remainder, ViewName
+from lmtrain.data.curriculum_config import (
+    CurriculumConfig,
+    CurriculumName,
+    OddsScale,
+    Remainder,
+    ViewName,
+)
 from lmtrain.data.prepare_config import PrepareConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -102,3 +109,55 @@ def test_shipped_sources_fit_the_schema(name: str) -> None:
 def test_an_unknown_curriculum_is_refused() -> None:
     with pytest.raises(OmegaConfBaseException):
         OmegaConf.merge(OmegaConf.structured(CurriculumConfig), {"name": "grow_p3"})
+
+
+def test_processes_that_share_a_row_need_equal_spans() -> None:
+    assert check_tokens_per_step(8192, max_length=1024, world=2, sequence=8) == []
+    assert check_tokens_per_step(6144, max_length=1024, world=2, sequence=3) == []
+    (problem,) = check_tokens_per_step(8192, max_length=1024, world=2, sequence=6)
+    assert "x 3 (for parallel.sequence=6): use 6144 or 12288" in problem
+
+
+def curriculum(**keys: Any) -> CurriculumConfig:
+    return CurriculumConfig(**{"min_length": 64, "max_length": 256, **keys})
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (curriculum(view=ViewName.concat), "use curriculum.name=fixed or window_warmup"),
+        (
+            curriculum(view=ViewName.best_fit, name=CurriculumName.fixed, remainder=Remainder.pack),
+            "has no use for curriculum.remainder=pack",
+        ),
+        (
+            curriculum(name=CurriculumName.fixed, remainder=Remainder.keep),
+            "curriculum.remainder=keep adds shorter lengths",
+        ),
+        (
+            curriculum(name=CurriculumName.natural, odds_scale=OddsScale.bucket_size),
+            "curriculum.odds_scale=bucket_size scales odds",
+        ),
+        (
+            curriculum(name=CurriculumName.odds, odds=[3, 2, 1], remainder=Remainder.pack),
+            "give 4 positive numbers, one for the rests and each length",
+        ),
+        (curriculum(name=CurriculumName.progressive), r"curriculum.stages=[] does not fit"),
+        (curriculum(name=CurriculumName.progressive, stages=[[9, 512]]), "growing lengths of"),
+        (
+            curriculum(name=CurriculumName.progressive, stages=[[9, 128], [9, 64]]),
+            "growing lengths of",
+        ),
+        (curriculum(name=CurriculumName.progressive, stages=[[9]]), "does not fit"),
+        (curriculum(final_long=1.0), "curriculum.final_long=1.0 is not a share"),
+        (
+            curriculum(name=CurriculumName.progressive, stages=[[9, 64]], final_long=0.1),
+            "curriculum.final_long=0.1 needs buckets",
+        ),
+        (curriculum(window_rate=0.0), "curriculum.window_rate=0.0 must be positive"),
+        (curriculum(window_start=0), "curriculum.window_start=0"),
+    ],
+)
+def test_a_curriculum_names_its_problem(config: CurriculumConfig, sentence: str) -> None:
+    (problem,) = config.check()
+    assert sentence in problem
