@@ -34,5 +34,5 @@ _WHOLE = (Strategy.ring, Strategy.zigzag, Strategy.ulysses, Strategy.usp, Strate
 _WINDOW = (Strategy.halo, Strategy.ring, Strategy.ulysses, Strategy.usp, Strategy.gather)
 _STATE = (Strategy.lasp2, Strategy.zeco, Strategy.ulysses)
 
-FITS = {"A": _WHOLE, "W": _WINDOW, "M": _STATE, "G": _STATE}
+FITS: dict[str, tuple[Strategy, ...]] = {"A": _WHOLE, "W": _WINDOW, "M": _STATE, "G": _STATE}
 """What can be chosen for the mixer of each letter of a pattern."""
