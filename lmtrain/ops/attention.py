@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from lmtrain.ops.attention_blocks import attend_tiles
+from lmtrain.ops.tiles import Tile, visible
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -38,9 +41,16 @@ def attend(
         return _attend_documents(q, k, v, layout, window)
     if len(layout) == 1:
         return _attend_last(q, k, v, layout, window)
-    # queries for the tokens before the span align both sides; their outputs are dropped
-    before = layout.start - keys.start
-    return _attend_documents(F.pad(q, (0, 0, 0, 0, before, 0)), k, v, keys, window)[before:]
+    return attend_tiles(q, k, v, layout.derive(_tiles, keys.start, window))
+
+
+def _tiles(layout: SequenceLayout, start: int, window: int | None) -> list[Tile]:
+    """What a span sees of itself, and of the keys from ``start`` on before it."""
+    span, before = (layout.start, layout.stop), layout.start - start
+    return [
+        *visible(layout.bounds, span, span, window, at=(0, before)),
+        *visible(layout.bounds, span, (start, layout.start), window),
+    ]
 
 
 def _attend_last(
