@@ -11,12 +11,13 @@ import pytest
 from data_stores import problems_of, random_texts, write_store
 
 from lmtrain.config import compose
+from lmtrain.data.curriculum_config import CurriculumName
 from lmtrain.data.manifest import FileEntry
 from lmtrain.data.modes import run_mode
 from lmtrain.data.prepare_config import InputFormat, Mode, PrepareConfig
 from lmtrain.data.store import Selection, Store
 from lmtrain.data.tools.peek import peek, visible
-from lmtrain.data.tools.stats import Histogram, courses, describe
+from lmtrain.data.tools.stats import Histogram, compared, courses, describe
 from lmtrain.data.tools.verify import verify
 
 if TYPE_CHECKING:
@@ -180,8 +181,40 @@ def test_curricula_are_compared(folder: Path) -> None:
     lengths, steps = found["natural"].lengths, found["natural"].steps
     context = sum(n * (length - 1) / 2 for n, length in zip(steps, lengths, strict=True))
     assert found["natural"].context == pytest.approx(context / sum(steps))
+    assert found["concat"].kept > 0.99
+    assert found["concat"].work(512) == 1 > found["concat_masked"].work(512)
+    assert found["best_fit"].context < found["concat"].context
     config.curriculum = replace(config.curriculum, cycle_steps=3)  # fewer steps than parts
     assert len(courses(store, config)) == len(found)
+
+
+def test_stages_are_seen_over_the_whole_pass(folder: Path) -> None:
+    config = stats_config(folder)
+    config.curriculum.name = CurriculumName.progressive
+    config.curriculum.stages = [[8192, 64], [8192, 128]]
+    [staged] = [c for c in courses(Store(folder), config) if c.name == "progressive"]
+    assert staged.mean_lengths[0] == 64
+    assert staged.mean_lengths[-1] > 200
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["curriculum=odds", "curriculum.odds=[1,2,3,4]"], "odds"),
+        (["curriculum=window_warmup", "curriculum.view=best_fit"], "best_fit"),
+        (["curriculum=natural", "curriculum.remainder=keep"], "natural"),
+        (["curriculum=grow_p2", "curriculum.final_long=0.1"], "grow_p2"),
+        (["curriculum=grow_p2", "curriculum.odds_scale=bucket_size"], "grow_p2"),
+    ],
+)
+def test_the_configured_curriculum_is_compared_with_all_that_fit(
+    overrides: list[str], name: str
+) -> None:
+    curriculum = compose([*overrides, "curriculum.max_length=512"], "prepare").curriculum
+    found = compared(curriculum)
+    assert found[name] == curriculum
+    assert not any(other.check() for other in found.values())
+    assert {"natural", "uniform", "concat", "concat_masked", "best_fit"} <= found.keys()
 
 
 def test_stats_are_a_table_and_a_picture(folder: Path, tmp_path: Path) -> None:

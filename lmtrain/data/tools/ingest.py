@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lmtrain.data.choice import Choice
 from lmtrain.data.encoding import Encoded
 from lmtrain.data.lock import locked
 from lmtrain.data.manifest import InputEntry, token_dtype
 from lmtrain.data.prepare_config import InputFormat
 from lmtrain.data.progress import progress
 from lmtrain.data.store import Store
-from lmtrain.data.tokenize import bytes_tokenizer, end_of_text, load_tokenizer, vocab_size
+from lmtrain.data.tokenize import vocab_size
 from lmtrain.data.tools.datatrove import read_datatrove
 from lmtrain.data.tools.dolma import read_dolma
 from lmtrain.data.tools.megatron import read_megatron
@@ -145,19 +146,20 @@ class Importer:
 def _write(out: Path, config: PrepareConfig) -> Counter[str]:
     if out.exists():
         raise ValueError(f"out={out} exists: choose another folder, or delete it first")
-    name = config.tokenizer
-    tokenizer = bytes_tokenizer() if name == "bytes" else load_tokenizer(Path(name).expanduser())
+    choice = Choice.of(config)
     _, read = READERS[config.format]
     files = [read(path) for path in find_token_files(config.input, config.format)]
-    hasher = Hasher.of(tokenizer)
+    hasher = Hasher.of(choice.tokenizer)
     writer = Writer(
         out=out,
-        tokenizer=tokenizer,
-        tokenizer_name=name,
-        end_of_text=end_of_text(tokenizer, config.end_of_text),
+        tokenizer=choice.tokenizer,
+        tokenizer_name=config.tokenizer,
+        tokenizer_revision=choice.revision,
+        end_of_text=choice.end_of_text,
+        begin_of_text=choice.begin_of_text,
         document_hash=hasher.document_hash,
     )
-    importer = Importer(writer=writer, hasher=hasher, vocabulary=vocab_size(tokenizer))
+    importer = Importer(writer=writer, hasher=hasher, vocabulary=vocab_size(choice.tokenizer))
     total = sum(len(file.tokens) for file in files)
     with writer, progress(f"importing {config.input}", unit="tokens", total=total) as advance:
         for source, file in enumerate(files):

@@ -43,7 +43,8 @@ def plot(
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
     _draw_histogram(left, histogram, curriculum)
-    _draw_courses(right, courses)
+    several = [course for course in courses if len(course.lengths) > 1]
+    _draw_courses(right, several or courses)
     figure.suptitle(
         f"{name}: {histogram.documents.sum():,} documents, {histogram.tokens.sum():,} tokens"
     )

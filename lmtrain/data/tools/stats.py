@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lmtrain.data.curriculum_config import CurriculumName
+from lmtrain.data.curriculum_config import (
+    CurriculumName,
+    LongDocuments,
+    OddsScale,
+    Remainder,
+    ViewName,
+)
 from lmtrain.data.plan import Plan
 from lmtrain.data.store import Side
 from lmtrain.data.summary import summarize
@@ -54,15 +60,14 @@ class Course:
     """Lengths of pieces, shortest first."""
     steps: list[int]
     """Steps with pieces of each length."""
+    context: float
+    """Tokens that a token sees before it, on average."""
     kept: float
     """Share of the targets that is trained on."""
+    padding: float
+    """Share of the tokens that stand for nothing."""
     shares: NDArray[np.float64]
     """``[PARTS, lengths]``: share of the steps of each length, in each part of a cycle."""
-
-    @property
-    def context(self) -> float:
-        """Tokens that a token sees before it in its piece, on average."""
-        return float(np.average([(n - 1) / 2 for n in self.lengths], weights=self.steps))
 
     @property
     def mean_lengths(self) -> NDArray[np.float64]:
@@ -70,7 +75,7 @@ class Course:
         return self.shares @ np.array(self.lengths, np.float64)
 
     def work(self, length: int) -> float:
-        """Attention work over that of concatenating all documents and cutting at ``length``."""
+        """Attention work over that of documents that run on and are cut at ``length``."""
         return self.context / ((length - 1) / 2) if length > 1 else 1.0
 
 
@@ -103,20 +108,43 @@ def describe(store: Store, config: PrepareConfig) -> str:
 
 
 def courses(store: Store, config: PrepareConfig) -> list[Course]:
-    """Each curriculum that needs no keys of its own, and the one that is configured.
-
-    Those that find no piece to draw are left out.
-    """
+    """The course of each curriculum that `compared` names; those without a step are left out."""
     found: list[Course] = []
-    for name in CurriculumName:
-        curriculum = replace(config.curriculum, name=name)
-        if name != config.curriculum.name and curriculum.check():
-            continue
+    for name, curriculum in compared(config.curriculum).items():
         try:
             plan = _plan(store, curriculum, config)
         except ValueError:
-            continue  # the configured one has raised already, or will
-        found.append(_course(name, plan))
+            continue  # nothing to draw; of the configured one the user is told
+        # Stages follow one another once, so there the parts are those of the whole pass.
+        staged = curriculum.name == CurriculumName.progressive or curriculum.final_long > 0
+        cycle = plan.steps_per_pass if staged else plan.schedule.cycle_steps
+        found.append(_course(name, plan, cycle))
+    return found
+
+
+def compared(configured: CurriculumConfig) -> dict[str, CurriculumConfig]:
+    """Name to curriculum: those that need no keys of their own, baselines, the configured one.
+
+    The other keys are as configured, as far as they fit.
+    """
+    found: dict[str, CurriculumConfig] = {}
+    plain = replace(configured, view=ViewName.decompose, final_long=0.0, odds_scale=OddsScale.none)
+    for name in CurriculumName:
+        found[name] = replace(plain, name=name)
+    rows = replace(
+        plain,
+        name=CurriculumName.fixed,
+        remainder=Remainder.drop,
+        long_docs=LongDocuments.greedy,
+    )
+    found[CurriculumName.fixed] = rows
+    for view in (ViewName.concat, ViewName.concat_masked, ViewName.best_fit):
+        found[view] = replace(rows, view=view)
+    # What a window shows depends on the steps of the run, so it is not told for one pass.
+    del found[CurriculumName.window_warmup]
+    found = {name: curriculum for name, curriculum in found.items() if not curriculum.check()}
+    packed = configured.view != ViewName.decompose
+    found[configured.view if packed else configured.name] = configured
     return found
 
 
@@ -124,23 +152,25 @@ def _plan(store: Store, curriculum: CurriculumConfig, config: PrepareConfig) -> 
     return Plan.build(store, curriculum, seed=config.seed, tokens_per_step=config.tokens_per_step)
 
 
-def _course(name: str, plan: Plan) -> Course:
+def _course(name: str, plan: Plan, cycle: int) -> Course:
     lengths = sorted(set(plan.lengths))
+    counts = plan.counts(plan.steps_per_pass)
     steps = dict.fromkeys(lengths, 0)
-    for length, count in zip(plan.lengths, plan.counts(plan.steps_per_pass), strict=True):
+    for length, count in zip(plan.lengths, counts, strict=True):
         steps[length] += count
     return Course(
         name=name,
         lengths=lengths,
         steps=list(steps.values()),
+        context=float(np.average([bucket.context for bucket in plan.buckets], weights=counts)),
         kept=plan.view.kept / max(1, plan.view.pairs),
-        shares=_shares(plan, lengths),
+        padding=plan.view.padding / sum(bucket.tokens for bucket in plan.view.buckets),
+        shares=_shares(plan, lengths, cycle),
     )
 
 
-def _shares(plan: Plan, lengths: list[int]) -> NDArray[np.float64]:
+def _shares(plan: Plan, lengths: list[int], cycle: int) -> NDArray[np.float64]:
     """``[PARTS, lengths]`` by looking at steps spread over the first cycles."""
-    cycle = plan.schedule.cycle_steps
     spread = (np.arange(STEPS_OF_A_PART) + 0.5) / STEPS_OF_A_PART
     seen = np.zeros((PARTS, len(lengths)))
     for number in range(min(CYCLES, max(1, plan.steps_per_pass // cycle))):
@@ -164,14 +194,14 @@ def _histogram_table(histogram: Histogram) -> list[str]:
 
 def _course_table(found: list[Course], length: int) -> list[str]:
     rows = [
-        f"{'curriculum':<18} {'kept':>6} {'steps':>9} {'mean context':>13} {'attention':>9} "
-        f"{'mean length over a cycle':>25}"
+        f"{'curriculum':<16} {'kept':>6} {'padding':>7} {'steps':>9} {'context':>9} "
+        f"{'attention':>9} {'mean length in a cycle':>23}"
     ]
     for course in found:
         means = course.mean_lengths
-        over = f"{means[0]:,.0f} to {means[-1]:,.0f}"
         rows.append(
-            f"{course.name:<18} {course.kept:>6.1%} {sum(course.steps):>9,} "
-            f"{course.context:>13,.0f} {course.work(length):>9.0%} {over:>25}"
+            f"{course.name:<16} {course.kept:>6.1%} {course.padding:>7.1%} "
+            f"{sum(course.steps):>9,} {course.context:>9,.0f} {course.work(length):>9.1%} "
+            f"{f'{means[0]:,.0f} to {means[-1]:,.0f}':>23}"
         )
-    return [*rows, f"attention: work over that of concatenating and cutting at {length:,}"]
+    return [*rows, f"attention: work over that of documents that run on, cut at {length:,}"]
