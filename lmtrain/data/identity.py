@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
 KEYS = ("tokenizer", "tokenizer_revision", "end_of_text", "begin_of_text", "field", "max_documents")
 """Keys of the configuration that decide what is in a finished unit."""
 
+CHECKSUM = "tokenizer.json"
+"""The key of the tokenizer's own checksum."""
+
 
 @dataclass(frozen=True)
 class Identity:
-    """Input, configuration and tokenizer of a preparation, as JSON keeps them."""
+    """Input and configuration of a preparation, as JSON keeps them."""
 
-    input: str
-    """A hash over names, sizes, and times of change."""
-    configuration: dict[str, Any]
+    keys: dict[str, Any]
 
     @classmethod
     def of(cls, config: PrepareConfig, inputs: Sequence[Input]) -> Self:
         """Of this configuration and what it names."""
         keys: dict[str, Any] = {key: getattr(config, key) for key in KEYS}
-        return cls(input_digest(inputs), {**keys, "unit_bytes": units.UNIT_BYTES})
+        return cls({"input": input_digest(inputs), **keys, "unit size": units.UNIT_BYTES})
 
     def trained(self, folder: Path) -> Tokenizer | None:
         """The tokenizer that was trained for the same input, if its units are in the folder."""
-        before = _read(folder)
-        if before is None or not self.configuration["tokenizer"].startswith("bpe:"):
+        if not self.keys["tokenizer"].startswith("bpe:"):
             return None
         path = folder / "tokenizer.json"
-        same = all(before.get(key) == value for key, value in asdict(self).items())
-        same = same and _sha256(path.read_bytes()) == before["tokenizer"]
+        begun = (folder / "identity.json").is_file()
+        same = begun and not self._other(folder, _sha256(path.read_bytes()))
         return load_tokenizer(path) if same else None
 
     def begin(self, folder: Path, tokenizer: str) -> None:
@@ -57,20 +57,26 @@ class Identity:
         Raises:
             ValueError: it is of another input, tokenizer or configuration.
         """
-        identity = {**asdict(self), "tokenizer": _sha256(tokenizer.encode())}
-        before = _read(folder)
-        if before is None:
+        checksum = _sha256(tokenizer.encode())
+        if not (folder / "identity.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
             draft = folder / "identity.draft"
+            identity = {**self.keys, CHECKSUM: checksum}
             draft.write_text(json.dumps(identity, indent=1), encoding="utf-8")
             draft.replace(folder / "identity.json")
-        elif other := [key for key in identity if before.get(key) != identity[key]]:
+        elif other := self._other(folder, checksum):
             raise ValueError(
-                f"{folder} holds an unfinished preparation with another {' and '.join(other)}: "
-                "delete it to begin anew, or go on with the command that began it"
+                f"{folder} holds an unfinished preparation with another {', '.join(other)}: delete "
+                "it to begin anew, or go on with the command that began it"
             )
+
+    def _other(self, folder: Path, checksum: str) -> list[str]:
+        """In what the units of the folder differ."""
+        before = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
+        other = [key for key, value in self.keys.items() if before.get(key) != value]
+        return other or [CHECKSUM] * (before.get(CHECKSUM) != checksum)
 
     def check_unchanged(self, inputs: Sequence[Input]) -> None:
         """See that the input is still what it was.
@@ -78,7 +84,7 @@ class Identity:
         Raises:
             ValueError: a file changed meanwhile.
         """
-        if input_digest(inputs) != self.input:
+        if input_digest(inputs) != self.keys["input"]:
             raise ValueError("the input changed while it was read: prepare it again")
 
 
@@ -105,11 +111,6 @@ def input_entries(inputs: Sequence[Input]) -> Callable[[], list[InputEntry]]:
 
     Thread(target=run, daemon=True).start()
     return future.result
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / "identity.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _sha256(data: bytes) -> str:
