@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast test-dist gpu-check fmt lint types check smoke bench golden wheel clean
+.PHONY: help setup train test test-fast test-long test-dist gpu-check fmt lint types check smoke bench golden wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ test: $(READY) ## every test
 test-fast: $(READY) ## unit tests without the slow ones
 	$(PYTEST) -n $(WORKERS) -m 'not slow' tests/unit
 
+test-long: $(READY) ## what takes minutes: eight processes to a row
+	$(PYTEST) -m long
+
 test-dist: $(READY) ## several processes against one
 	$(PYTEST) tests/distributed
 
@@ -53,10 +56,8 @@ types: $(READY) ## static types
 
 check: lint types ## all that needs no run
 
-smoke: $(READY) ## three steps of training, and a text from them
-	rm -rf runs/smoke
-	$(BIN)/lmtrain train run.dir=runs/smoke train.steps=3 validation.tokens=8192 samples.tokens=16 $(ARGS)
-	$(BIN)/lmtrain generate checkpoint=runs/smoke tokens=16
+smoke: $(READY) ## thirty steps with 1, 2 and 4 processes to a row: one loss curve
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/smoke.sh $(ARGS)
 
 bench: $(READY) ## a training step against models of transformers
 	$(BIN)/lmtrain bench what=step $(ARGS)

@@ -26,6 +26,7 @@ from lmtrain.data.curriculum_config import CurriculumConfig
 from lmtrain.data.prepare_config import PrepareConfig
 from lmtrain.models.config import ModelConfig
 from lmtrain.parallel.config import ParallelConfig
+from lmtrain.planner import problems
 
 Root = TypeVar("Root")
 
@@ -202,6 +203,15 @@ class CheckpointSection:
 
 
 @dataclass(kw_only=True)
+class ResumeSection:
+    """How a run goes on from its checkpoint."""
+
+    replan: bool = False
+    """Go on with other data, weights, curriculum or tokens of a step: a new plan uses what the old
+    one left of every source and length; false refuses such changes."""
+
+
+@dataclass(kw_only=True)
 class LoggingSection:
     """Who hears of the run. ``metrics.jsonl`` always has every step."""
 
@@ -257,6 +267,7 @@ class RunConfig:
     train: TrainSection = field(default_factory=TrainSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    resume: ResumeSection = field(default_factory=ResumeSection)
     logging: LoggingSection = field(default_factory=LoggingSection)
     samples: SamplesSection = field(default_factory=SamplesSection)
     launch: LaunchSection = field(default_factory=LaunchSection)
@@ -317,18 +328,23 @@ class RunConfig:
         ]
 
     def _row(self, world_size: int) -> list[str]:
-        """The global batch must cut into equal rows of whole pieces."""
+        """The global batch must cut into equal rows of whole pieces, and those into equal spans."""
         longest, accumulate = self.curriculum.max_length, self.train.accumulate
         sequence = self.parallel.sequence
         if min(longest, accumulate, world_size, sequence) < 1 or world_size % sequence:
             return []
-        return check_tokens_per_step(
+        world = world_size // sequence
+        found = check_tokens_per_step(
             self.train.tokens_per_step,
             max_length=longest,
             accumulate=accumulate,
-            world=world_size // sequence,
+            world=world,
             sequence=sequence,
         )
+        if found or self.model.check() or self.curriculum.check():
+            return found
+        row = self.train.tokens_per_step // (accumulate * world)
+        return problems(self.model, self.parallel, row=row, lengths=self.curriculum.lengths)
 
 
 @dataclass(kw_only=True)

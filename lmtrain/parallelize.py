@@ -5,9 +5,9 @@ The model asks for none of this: it is done to it from outside, before its param
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -18,8 +18,10 @@ from lmtrain.models.mixers.attention import Attention
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
 from lmtrain.ops.attention import attend
+from lmtrain.parallel.gather import gather
 from lmtrain.parallel.halo import halo_attention, halo_convolution
 from lmtrain.parallel.lasp2 import Lasp2
+from lmtrain.parallel.ring import ring
 from lmtrain.parallel.strategy import Strategy
 from lmtrain.parallel.ulysses import ulysses
 from lmtrain.parallel.zeco import Zeco
@@ -29,21 +31,19 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from lmtrain.layout import SequenceLayout
-    from lmtrain.models.config import ModelConfig
     from lmtrain.models.decoder import Decoder
     from lmtrain.models.mixers.base import Convolve, Kernel
-    from lmtrain.parallel.config import ParallelConfig
     from lmtrain.parallel.cost import Choice
     from lmtrain.parallel.mesh import SequenceMesh
-
-Choose: TypeAlias = "Callable[[SequenceLayout], Choice]"
-"""The strategy for a span of a row that its group holds alone; the same on all of its ranks."""
+    from lmtrain.planner import Choose
 
 
 class Across(Protocol):
     """A kernel over the spans of ``degree`` neighbours that hold a row alone; one is here."""
 
-    def __call__(self, *tensors: Tensor, layout: SequenceLayout, degree: int) -> Tensor:
+    def __call__(
+        self, *tensors: Tensor, layout: SequenceLayout, degree: int, choice: Choice
+    ) -> Tensor:
         """Over the span of ``layout``."""
         ...
 
@@ -64,11 +64,6 @@ def share_rows(model: Decoder, choosers: Mapping[str, Choose], mesh: SequenceMes
             bind(mixer, choosers[letter], mesh)  # type: ignore[arg-type]
 
 
-def choosers(model: ModelConfig, parallel: ParallelConfig) -> dict[str, Choose]:
-    """What picks the strategy of each letter."""
-    raise NotImplementedError
-
-
 def bind(mixer: nn.Module, choose: Choose, mesh: SequenceMesh) -> None:
     """Put strategies in place of the kernels of one mixer.
 
@@ -77,11 +72,11 @@ def bind(mixer: nn.Module, choose: Choose, mesh: SequenceMesh) -> None:
     """
     match mixer:
         case Attention():
-            across = _attention(mixer.kernel, mixer.window, choose, mesh)
-            mixer.kernel = _where_documents_cross(mixer.kernel, across, mesh)
+            across = _attention(mixer.kernel, mixer.window, mesh)
+            mixer.kernel = _where_documents_cross(mixer.kernel, across, choose, mesh)
         case Mamba2() | GatedDeltaNet():
-            across = _recurrence(mixer, mixer.kernel, choose, mesh)
-            mixer.kernel = _where_documents_cross(mixer.kernel, across, mesh)
+            across = _recurrence(mixer, mixer.kernel, mesh)
+            mixer.kernel = _where_documents_cross(mixer.kernel, across, choose, mesh)
             mixer.convolve = _convolution(mixer.convolve, mesh)
         case _:
             raise TypeError(
@@ -89,41 +84,39 @@ def bind(mixer: nn.Module, choose: Choose, mesh: SequenceMesh) -> None:
             )
 
 
-def _where_documents_cross(local: Kernel, across: Across, mesh: SequenceMesh) -> Kernel:
+def _where_documents_cross(
+    local: Kernel, across: Across, choose: Choose, mesh: SequenceMesh
+) -> Kernel:
     """``local`` where no document leaves a span; else ``across`` the fewest neighbours."""
 
     def kernel(*tensors: Tensor, layout: SequenceLayout) -> Tensor:
         degree = layout.derive(_degree, mesh.size)
         if degree == 1:
             return local(*tensors, layout=layout)
-        return across(*tensors, layout=layout.derive(_alone, degree), degree=degree)
+        choice, alone = layout.derive(_chosen, choose), layout.derive(_alone, degree)
+        return across(*tensors, layout=alone, degree=degree, choice=choice)
 
     return kernel
 
 
-def _attention(local: Kernel, window: int | None, choose: Choose, mesh: SequenceMesh) -> Across:
-    def across(*qkv: Tensor, layout: SequenceLayout, degree: int) -> Tensor:
-        choice, group = layout.derive(_chosen, choose), mesh.block(degree)
+def _attention(local: Kernel, window: int | None, mesh: SequenceMesh) -> Across:
+    def across(*qkv: Tensor, layout: SequenceLayout, degree: int, choice: Choice) -> Tensor:
+        group = mesh.block(degree)
         match choice.strategy:
             case Strategy.ring | Strategy.zigzag:
-                from lmtrain.parallel.ring import ring
-
-                zigzag = choice.strategy is Strategy.zigzag
-                return ring(*qkv, layout=layout, group=group, window=window, zigzag=zigzag)
+                return ring(*qkv, layout=layout, group=group, window=window, zigzag=choice.zigzag)
             case Strategy.ulysses:
                 return ulysses(local, *qkv, layout=layout, group=group)
             case Strategy.usp:
-                from lmtrain.parallel.ring import ring
-
                 outer = mesh.strided(degree, choice.ulysses)
 
                 def inner(*qkv: Tensor, layout: SequenceLayout) -> Tensor:
-                    return ring(*qkv, layout=layout, group=outer, window=window)
+                    return ring(
+                        *qkv, layout=layout, group=outer, window=window, zigzag=choice.zigzag
+                    )
 
                 return ulysses(inner, *qkv, layout=layout, group=mesh.block(choice.ulysses))
             case Strategy.gather:
-                from lmtrain.parallel.gather import gather
-
                 return gather(*qkv, layout=layout, group=group, window=window)
             case Strategy.halo if window:
                 kernel = partial(attend, window=window)
@@ -134,11 +127,9 @@ def _attention(local: Kernel, window: int | None, choose: Choose, mesh: Sequence
     return across
 
 
-def _recurrence(
-    mixer: Mamba2 | GatedDeltaNet, local: Kernel, choose: Choose, mesh: SequenceMesh
-) -> Across:
-    def across(*inputs: Tensor, layout: SequenceLayout, degree: int) -> Tensor:
-        choice, group = layout.derive(_chosen, choose), mesh.block(degree)
+def _recurrence(mixer: Mamba2 | GatedDeltaNet, local: Kernel, mesh: SequenceMesh) -> Across:
+    def across(*inputs: Tensor, layout: SequenceLayout, degree: int, choice: Choice) -> Tensor:
+        group = mesh.block(degree)
         match choice.strategy:
             case Strategy.lasp2:
                 return mixer.rule.scan(inputs, layout, carry=Lasp2(group))[0]

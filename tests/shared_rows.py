@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -11,24 +11,29 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+from state_passing import rows
 from torch import Tensor
 
+from lmtrain import parallelize
 from lmtrain.batch import IGNORED
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.config import ModelConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
-from lmtrain.ops.recurrence import AffineState
-from lmtrain.parallel import lasp2
+from lmtrain.ops import recurrence
+from lmtrain.ops.attention import attend
+from lmtrain.ops.recurrence import AffineState, act
+from lmtrain.ops.ssd import ScalarDecay
+from lmtrain.parallel import halo, lasp2
 from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallel.cost import Choice
 from lmtrain.parallel.mesh import SequenceMesh
 from lmtrain.parallel.strategy import FITS, Strategy
 from lmtrain.parallelize import share_rows
-from state_passing import rows
 
 if TYPE_CHECKING:
-    from lmtrain.parallelize import Choose
+    from lmtrain.planner import Choose
 
 SPAN = 16
 VOCABULARY = 31
@@ -39,6 +44,7 @@ MIXTURES = [
     {"A": "zigzag", "W": "ring", "M": "ulysses", "G": "ulysses"},
     {"A": "usp", "W": "gather", "M": "lasp2", "G": "lasp2"},
 ]
+HARDEST = ("ragged", "long among short", "one document", "starts on a border")
 WINDOWS = [5, SPAN, 2 * SPAN + 3, 1000]
 
 
@@ -52,22 +58,29 @@ class Case:
     remat: bool = False
     heads: tuple[int, int] = (4, 2)
     """Query and key heads."""
+    rows: tuple[str, ...] = ()
+    """Names of the rows it meets; empty means all."""
+
+    def met(self, world: int) -> dict[str, list[int]]:
+        """The rows it meets, by name."""
+        every = rows(SPAN, world)
+        return {name: every[name] for name in self.rows or every}
 
 
 def cases() -> list[Case]:
     """Every letter under every strategy; whole stacks under mixtures of them."""
     single = [Case(letter, ((letter, s),)) for letter in "AMG" for s in FITS[letter]]
-    window = [Case("W", (("W", s),), window=w) for s, w in product(FITS["W"], WINDOWS)]
+    window = [
+        Case("W", (("W", s),), window=w, rows=HARDEST) for s, w in product(FITS["W"], WINDOWS)
+    ]
     heads = [
-        Case("A", (("A", s),), heads=h)
+        Case("A", (("A", s),), heads=h, rows=HARDEST[:2])
         for s, h in product(("ulysses", "ring", "gather"), ((4, 4), (4, 1), (6, 3), (5, 5)))
     ]
-    stacks = [
-        Case(pattern, tuple(mixture.items()), remat=remat)
-        for pattern, mixture, remat in product(STACKS, MIXTURES, (False, True))
-        if not remat or pattern == "GWMA"
-    ]
-    return [*single, *window, *heads, *stacks]
+    stacks = [Case(word, tuple(m.items())) for word in STACKS for m in MIXTURES[:2]]
+    mixed = [Case("GWMA", tuple(m.items())) for m in MIXTURES[2:]]
+    remat = [replace(Case("GWMA", tuple(m.items())), remat=True) for m in MIXTURES]
+    return [*single, *window, *heads, *stacks, *mixed, *remat]
 
 
 def build(case: Case) -> Decoder:
@@ -101,9 +114,9 @@ def choose(strategy: str, ranks: int) -> Choose:
 
     @cache
     def chosen(layout: SequenceLayout) -> Choice:
-        here = layout.bounds[-1] // len(layout)
-        picked = Strategy.ulysses if strategy == "usp" and here == 2 else Strategy(strategy)
-        return Choice.forced(picked, ulysses=2, blocks=3)
+        degree = layout.degree(ranks)
+        picked = Strategy.ulysses if strategy == "usp" and degree == 2 else Strategy(strategy)
+        return Choice(picked, degree, ulysses=2, zigzag=strategy == "zigzag", blocks=3)
 
     return chosen
 
@@ -123,55 +136,138 @@ def run(model: Decoder, tokens: Tensor, targets: Tensor, layout: SequenceLayout)
         embedded.append(x)
 
     handle = model.embedding.register_forward_hook(keep)
-    total = model(tokens, layout, targets).total / (targets_of(layout))
-    total.backward()
+    logits = model(tokens, layout)
+    loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    (loss / layout.bounds[-1]).backward()
     handle.remove()
-    with torch.no_grad():
-        logits = model(tokens, layout)
     dx = embedded[0].grad
     assert dx is not None
     grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
-    return [logits, dx, *grads]
+    return [logits.detach(), dx, *grads]
 
 
-def targets_of(layout: SequenceLayout) -> int:
-    return layout.bounds[-1]
-
-
-def text(total: int, ignored: slice) -> tuple[Tensor, Tensor]:
-    draw = torch.randint(VOCABULARY, (2, total), generator=torch.Generator().manual_seed(total))
-    tokens, targets = draw
-    targets[ignored] = IGNORED
+def text(total: int) -> tuple[Tensor, Tensor]:
+    """Tokens and targets of a row; the last rank has only ignored ones."""
+    draw = torch.Generator().manual_seed(total)
+    tokens, targets = torch.randint(VOCABULARY, (2, total), generator=draw)
+    targets[-SPAN:] = IGNORED
     return tokens, targets
 
 
-def errors(mutation: str | None = None) -> dict[tuple[Case, str], float]:
-    """The largest error of this rank, of logits and gradients, by case and row."""
-    world, rank = dist.get_world_size(), dist.get_rank()
-    mesh = SequenceMesh.open(world, torch.device("cpu"), Traffic(), strided=True)
-    found: dict[tuple[Case, str], float] = {}
+@dataclass(frozen=True)
+class Found:
+    """What a rank found out about a case on a row."""
+
+    error: float
+    """The largest, of logits, of the gradients of the tokens here, and of the parameters."""
+    sent: int
+    """Bytes sent by a forward and a backward pass."""
+
+
+def compare() -> dict[tuple[Case, str], Found]:
+    """Every case on every row, against one process."""
+    found: dict[tuple[Case, str], Found] = {}
+    mesh = open_mesh(traffic := Traffic())
     for case in cases():
-        usable = [
-            (name, lengths)
-            for name, lengths in rows(SPAN, world).items()
-            if mutation is None or name in ("one document", "ragged")
-        ]
-        for name, lengths in usable:
-            found[case, name] = error(case, SequenceLayout.of_lengths(lengths), mesh, rank)
+        for name, lengths in case.met(mesh.size).items():
+            found[case, name] = _compare(case, lengths, mesh, traffic)
     return found
 
 
-def error(case: Case, whole: SequenceLayout, mesh: SequenceMesh, rank: int) -> float:
-    """One case on one row: the last rank has only ignored targets."""
-    layout = whole.shard(rank, mesh.size)
+def open_mesh(traffic: Traffic) -> SequenceMesh:
+    return SequenceMesh.open(dist.get_world_size(), torch.device("cpu"), traffic, strided=True)
+
+
+@cache
+def _one_process(case: Case, lengths: tuple[int, ...]) -> list[Tensor]:
+    whole = SequenceLayout.of_lengths(lengths)
+    return run(build(case), *text(whole.bounds[-1]), whole)
+
+
+def _compare(case: Case, lengths: list[int], mesh: SequenceMesh, traffic: Traffic) -> Found:
+    whole = SequenceLayout.of_lengths(lengths)
+    layout = whole.shard(mesh.rank, mesh.size)
     span = slice(layout.start, layout.stop)
-    tokens, targets = text(whole.bounds[-1], slice(whole.bounds[-1] - SPAN, None))
-    expected = run(build(case), tokens, targets, whole)
+    alone = replace(case, strategies=(), remat=False, rows=())
+    expected = _one_process(alone, tuple(lengths))
     expected = [x[span] for x in expected[:2]] + expected[2:]
-    actual = run(parallel(case, mesh), tokens[span], targets[span], layout)
+    traffic.sent = 0
+    actual = run(parallel(case, mesh), *(x[span] for x in text(whole.bounds[-1])), layout)
+    sent = traffic.sent
     for grad in actual[2:]:
         dist.all_reduce(grad)
-    scales = [x.abs().max().clamp(min=1e-3) for x in expected]
-    return max(
-        float((a - b).abs().max() / s) for a, b, s in zip(actual, expected, scales, strict=True)
+    return Found(
+        max(
+            float((a - b).abs().max() / b.abs().max().clamp(min=1e-3))
+            for a, b in zip(actual, expected, strict=True)
+        ),
+        sent,
     )
+
+
+def mutated() -> dict[str, float]:
+    """For each mutation, the largest error of all cases of the mixer that shows it."""
+    mesh = open_mesh(traffic := Traffic())
+    return {name: _mutated(name, mesh, traffic) for name in MUTATIONS}
+
+
+def _mutated(name: str, mesh: SequenceMesh, traffic: Traffic) -> float:
+    (pattern, patches), worst = MUTATIONS[name], 0.0
+    with ExitStack() as stack:
+        for target, attribute, wrong in patches:
+            stack.enter_context(patch.object(target, attribute, wrong))
+        for case in cases():
+            if case.pattern == pattern:
+                for lengths in case.met(mesh.size).values():
+                    worst = max(worst, _compare(case, lengths, mesh, traffic).error)
+    return worst
+
+
+def _no_halo(*tensors: Tensor, **_: Any) -> tuple[Tensor, ...]:
+    return tensors
+
+
+def _fold_without_borders(
+    transitions: Tensor, states: Tensor, layout: SequenceLayout
+) -> Tensor | None:
+    """As if no document started in the spans before."""
+    state = torch.zeros_like(states[0])
+    for j in range(layout.start // len(layout)):
+        transition = torch.where(transitions[j] == 0, 0.5, transitions[j])
+        state = AffineState(transition, states[j]).act(state)
+    return state
+
+
+def _transposed(transition: Tensor, state: Tensor) -> Tensor:
+    return transition.mT @ state
+
+
+def _ignored(transition: Tensor, state: Tensor) -> Tensor:
+    return torch.zeros_like(state)
+
+
+def _growing(self: ScalarDecay, *args: Any, **options: Any) -> AffineState:
+    transition, state = _SUMMARY(self, *args, **options)
+    return AffineState(torch.where(transition == 0, transition, 1 / transition), state)
+
+
+_SUMMARY = ScalarDecay.summary
+
+
+def _alone(*qkv: Tensor, layout: SequenceLayout, **_: Any) -> Tensor:
+    here = [b - layout.start for b in layout.bounds if layout.start < b < layout.stop]
+    return attend(*qkv, layout=SequenceLayout.whole([0, *here, len(layout)]))
+
+
+MUTATIONS: dict[str, tuple[str, list[tuple[Any, str, Any]]]] = {
+    "the entering state is zero": ("G", [(lasp2, "_fold", lambda *_: None)]),
+    "the transition is ignored": ("G", [(recurrence, "act", _ignored)]),
+    "the transition is transposed": ("G", [(recurrence, "act", _transposed)]),
+    "the transition is not transposed in the backward": ("G", [(lasp2, "coact", act)]),
+    "a transition passes a document's start": ("G", [(lasp2, "_fold", _fold_without_borders)]),
+    "a decay has the wrong sign": ("M", [(ScalarDecay, "summary", _growing)]),
+    "a window has no halo": ("W", [(halo, "widen", _no_halo)]),
+    "a convolution has no halo": ("M", [(halo, "widen", _no_halo)]),
+    "attention is local": ("A", [(parallelize, "ring", _alone), (parallelize, "gather", _alone)]),
+}
+"""For each wrong line: the mixer that shows it, and what is put where."""

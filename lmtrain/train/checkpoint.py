@@ -3,7 +3,7 @@
     checkpoints/step_00000100/
       config.yaml      the resolved configuration
       tokenizer.json   of the data
-      state.json       step, hash of the plan, format
+      state.json       step, the plan and those before it, what they used, format
       model/           safetensors, one file a process
       optimizer/       the same
 
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lmtrain import config as configuration
+from lmtrain.data.replan import Past
 from lmtrain.data.writer import sync
 
 if TYPE_CHECKING:
@@ -41,12 +42,38 @@ class State:
     """Hash of the plan that the data came from."""
     identity: dict[str, Any]
     """What that plan was made of, by key."""
+    tokens: int = 0
+    used: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    rest: dict[str, int] = field(default_factory=dict[str, int])
+    """What was used of the data, for a plan that goes on from here; see `Past`."""
+    past: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """The plans before this one, as JSON."""
     format: int = FORMAT
 
     @classmethod
     def of(cls, step: int, plan: Plan) -> State:
         """The state after ``step`` updates."""
-        return cls(step=step, plan=plan.hash, identity=plan.identity)
+        return cls(**vars(plan.until(step)), past=[asdict(each) for each in plan.past])
+
+    @property
+    def plans(self) -> list[Past]:
+        """The plans before the last one."""
+        return [Past.read(each) for each in self.past]
+
+    @property
+    def last(self) -> Past:
+        """The last plan, as one that lies in the past.
+
+        Raises:
+            ValueError: the checkpoint does not say what was used.
+        """
+        if not self.used:
+            raise ValueError(
+                "its state does not say what was used of the data, as it was written by an earlier "
+                "version: continue it unchanged to its next checkpoint first"
+            )
+        names = ("step", "plan", "identity", "tokens", "used", "rest")
+        return Past.read({name: getattr(self, name) for name in names})
 
 
 def save(

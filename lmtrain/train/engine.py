@@ -15,7 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from lmtrain.config import Device, EngineConfig, EngineKind, Precision
 from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallel.mesh import Place, SequenceMesh
-from lmtrain.parallelize import choosers, rematerialize, shard, share_rows
+from lmtrain.parallelize import rematerialize, shard, share_rows
+from lmtrain.planner import planner
 from lmtrain.train.invariants import check_finite, local, materialize
 from lmtrain.train.tensors import (
     model_tensors,
@@ -179,7 +180,14 @@ class FsdpEngine(LocalEngine):
         sequence = self._parallel.sequence
         if sequence > 1:
             mesh = SequenceMesh.open(sequence, self.device, self._traffic, strided=True)
-            share_rows(model, choosers(model.config, self._parallel), mesh)
+            choosers = planner(
+                model.config,
+                self._parallel,
+                device=self.device.type,
+                ranks_per_host=int(os.environ.get("LOCAL_WORLD_SIZE", self.world)),
+                element=2 if self.config.precision is Precision.bf16 else 4,
+            )
+            share_rows(model, choosers, mesh)
         shard(model, init_device_mesh(self.device.type, (self.world,)))
 
 

@@ -15,10 +15,11 @@ from lmtrain.config import RunConfig, flat, read, to_yaml
 from lmtrain.train.checkpoint import State, latest, read_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from lmtrain.data.plan import Plan
+    from lmtrain.data.replan import Past
 
 FIXED = ("run.seed", "model.", "optim.", "train.z_loss")
 """Keys that may not change when a run continues; data and curriculum are judged by their plan."""
@@ -82,40 +83,66 @@ class RunFolder:
         done = self.path / "done"
         return int(done.read_text()) if done.exists() else None
 
-    def resume(self, config: RunConfig, plan: Plan) -> tuple[Path, State] | None:
-        """The checkpoint that this run continues from, None for a new one.
+    def resume(
+        self, config: RunConfig, build: Callable[[Sequence[Past]], Plan]
+    ) -> tuple[Plan, tuple[Path, State] | None]:
+        """The plan of this run, and the checkpoint that it continues from; None for a new run.
+
+        Args:
+            config: of the run.
+            build: gives the plan that goes on from the plans before it.
 
         Raises:
             ValueError: what is there is another run.
         """
         folder = latest(self.checkpoints)
         if folder is None and self.finished() is None:
-            return None
+            return build([]), None
         if folder is None:
             raise ValueError(
                 f"run.dir={self.path} is finished at step {self.finished()}, but its checkpoints "
                 "are gone: choose another run.dir"
             )
         state = read_state(folder)
-        problems = _differences(read(folder / "config.yaml"), config)
-        if plan.hash != state.plan:
-            problems += plan.differences(state.identity)
-        if state.step > config.train.steps:
-            problems.append(
-                f"train.steps={config.train.steps} lies before its step {state.step}: raise it"
-            )
-        if problems:
-            raise ValueError(f"{folder} cannot continue: {problems[0]}; or choose another run.dir")
-        return folder, state
+        try:
+            _require_same(state, read(folder / "config.yaml"), config)
+            return _go_on(state, config, build), (folder, state)
+        except ValueError as error:
+            raise ValueError(
+                f"{folder} cannot continue: {error}; or choose another run.dir"
+            ) from error
+
+
+def _go_on(state: State, config: RunConfig, build: Callable[[Sequence[Past]], Plan]) -> Plan:
+    """The plan that was followed, or with resume.replan the one that goes on from it."""
+    plan = build(state.plans)
+    if plan.hash == state.plan:
+        return plan
+    if not config.resume.replan:
+        raise ValueError(
+            f"{plan.differences(state.identity)[0]}: set it back, or say resume.replan=true to use "
+            "what is left in another way"
+        )
+    return build([*state.plans, state.last])
+
+
+def _require_same(state: State, old: RunConfig, new: RunConfig) -> None:
+    problems = _differences(old, new)
+    if state.step > new.train.steps:
+        problems.append(
+            f"train.steps={new.train.steps} lies before its step {state.step}: raise it"
+        )
+    if problems:
+        raise ValueError(problems[0])
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What makes ``new`` another run than ``old``."""
     before, now = flat(old), flat(new)
     return [
-        f"{key} was {before[key]} and is {value}: set it back"
+        f"{key} was {before.get(key)} and is {value}: set it back"
         for key, value in now.items()
-        if value != before[key] and key.startswith(FIXED) and key not in FREE
+        if key.startswith(FIXED) and key not in FREE and value != before.get(key)
     ]
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import resource
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -50,6 +50,8 @@ class StepReport:
     """What processes that share rows sent each other, all together."""
     memory: int
     """Peak of the device's memory, or of the process on a CPU."""
+    sources: dict[str, float] = field(default_factory=dict[str, float])
+    """Part of each source in the tokens since the plan began; left out where there is only one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +63,17 @@ class ValidationReport:
     val_bits_per_byte: float | None
     """None when the tokenizer does not say how many bytes its tokens stand for."""
     val_loss_by_length: dict[str, float]
+    val_loss_by_source: dict[str, float] = field(default_factory=dict[str, float])
+    """By names of sources and of other validation data; left out where there is only one."""
 
 
 Report = StepReport | ValidationReport | str
 """What observers hear; a string is a line for a person."""
+
+
+def values(report: StepReport | ValidationReport) -> dict[str, Any]:
+    """What a report says, by name."""
+    return {name: value for name, value in asdict(report).items() if value != {}}
 
 
 class Observer(Protocol):
@@ -88,7 +97,7 @@ class Metrics:
     def __call__(self, report: Report) -> None:
         """Write it; lines for a person are left out."""
         if not isinstance(report, str):
-            self._file.write(json.dumps(asdict(report)) + "\n")
+            self._file.write(json.dumps(values(report)) + "\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -148,7 +157,9 @@ def _validation_line(report: ValidationReport) -> str:
     lengths = "  ".join(f"{n}: {loss:.3f}" for n, loss in report.val_loss_by_length.items())
     size = report.val_bits_per_byte
     text = "" if size is None else f"  {size:.3f} bits per byte"
-    return f"step {report.step}  validation loss {report.val_loss:.3f}{text}  by length  {lengths}"
+    line = f"step {report.step}  validation loss {report.val_loss:.3f}{text}  by length  {lengths}"
+    sources = "  ".join(f"{n}: {loss:.3f}" for n, loss in report.val_loss_by_source.items())
+    return f"{line}  by source  {sources}" if sources else line
 
 
 class Wandb:
@@ -175,7 +186,7 @@ class Wandb:
     def __call__(self, report: Report) -> None:
         """Log its values; lines for a person are left out."""
         if not isinstance(report, str):
-            self._run.log(asdict(report), step=report.step)
+            self._run.log(values(report), step=report.step)
 
     def close(self) -> None:
         """Finish the run."""

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lmtrain.config import SamplesSection
-    from lmtrain.data.store import Store
+    from lmtrain.data.sources import Corpus
 
 
 def write_samples(
-    checkpoint: Path, store: Store, samples: SamplesSection, *, folder: Path
+    checkpoint: Path, store: Corpus, samples: SamplesSection, *, folder: Path
 ) -> Iterator[str]:
     """Write ``folder/STEP_NUMBER.txt`` and yield each text, its prompt marked off.
 
@@ -39,7 +39,7 @@ def write_samples(
         yield f"--- {path}\n{prompt} ▶ {text}"
 
 
-def _openings(store: Store, samples: SamplesSection) -> list[str]:
+def _openings(store: Corpus, samples: SamplesSection) -> list[str]:
     """How validation documents begin."""
     documents = store.documents(Side.validation)
     starts = documents.starts[documents.lengths > samples.prompt_tokens][: samples.count]

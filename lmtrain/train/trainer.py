@@ -15,9 +15,9 @@ import torch
 from lmtrain.config import RunConfig
 from lmtrain.data.loader import Loader
 from lmtrain.data.plan import Plan
-from lmtrain.data.store import Store, open_store
+from lmtrain.data.sources import Corpus, open_data, open_validation
 from lmtrain.data.summary import summarize
-from lmtrain.data.validation import ValidationSet
+from lmtrain.data.validations import Validations
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
@@ -34,7 +34,10 @@ from lmtrain.train.stop import StopRequest
 from lmtrain.train.validate import validate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lmtrain.batch import Batch
+    from lmtrain.data.replan import Past
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +46,9 @@ class Opened:
 
     config: RunConfig
     """Resolved: the model's vocabulary is decided."""
-    store: Store
+    store: Corpus
     plan: Plan
-    validation: ValidationSet | None
-    """None when data.val_fraction is 0."""
+    validations: Validations
     folder: RunFolder
     start: tuple[Path, checkpoint.State] | None
     """The checkpoint to continue from."""
@@ -77,27 +79,26 @@ def open_run(config: RunConfig) -> Opened:
     Raises:
         ValueError: the data, the model and the run folder do not fit together.
     """
-    store = open_store(config.data)
+    store = open_data(config.data)
     config = config.resolved(store.vocab_size)
-    plan = Plan.build(
-        store,
-        config.curriculum,
-        seed=config.run.seed,
-        tokens_per_step=config.train.tokens_per_step,
-        skip_steps=config.data.skip_steps,
-        steps=config.train.steps,
-    )
-    validation = None
-    if config.data.val_fraction:
-        validation = ValidationSet(store, config.curriculum, tokens=config.validation.tokens)
+
+    def build(past: Sequence[Past]) -> Plan:
+        return Plan.build(
+            store,
+            config.curriculum,
+            seed=config.run.seed,
+            tokens_per_step=config.train.tokens_per_step,
+            skip_steps=config.data.skip_steps,
+            steps=config.train.steps,
+            past=past,
+        )
+
+    others = open_validation(config.data, store)
+    validations = Validations.of(store, others, config.curriculum, tokens=config.validation.tokens)
     folder = RunFolder(Path(config.run.dir))
+    plan, start = folder.resume(config, build)
     return Opened(
-        config=config,
-        store=store,
-        plan=plan,
-        validation=validation,
-        folder=folder,
-        start=folder.resume(config, plan),
+        config=config, store=store, plan=plan, validations=validations, folder=folder, start=start
     )
 
 
@@ -215,10 +216,11 @@ class Training:
 
     def validate(self, step: int) -> None:
         """Report the loss on documents that are never trained on."""
-        if self.opened.validation is not None:
+        sets = self.opened.validations
+        if sets.every:
             parts = self.config.train.accumulate * self.engine.place.world
             row = self.config.train.tokens_per_step // parts
-            self.tell(validate(self.model, self.opened.validation, self.engine, step=step, row=row))
+            self.tell(validate(self.model, sets, self.engine, step=step, row=row))
 
     def save(self, step: int) -> None:
         """Write a checkpoint and remove those that are too old."""
@@ -266,13 +268,14 @@ class Training:
             loss=update.loss,
             lr=self.optimizer.param_groups[0]["lr"],
             grad_norm=update.grad_norm,
-            tokens=step * config.train.tokens_per_step,
+            tokens=self.opened.plan.tokens(step),
             length=length,
             tokens_per_second=speed,
             mfu=self._mfu(length, speed),
             data_wait=data_wait,
             sp_bytes=update.sp_bytes,
             memory=peak_memory(self.engine.device),
+            sources=self.opened.plan.given(step),
         )
 
     def _mfu(self, length: int, speed: float) -> float | None:

@@ -6,10 +6,8 @@ from functools import cache
 
 import pytest
 import state_passing
-from state_passing import FIXTURES, RULES, TOKENS, inputs, rows
+from state_passing import FIXTURES, RULES, rows
 from world import run
-
-from lmtrain.layout import SequenceLayout
 
 KERNELS = ["lasp2", "zeco in one block", "zeco in three blocks", "ulysses", "portable"]
 
