@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from lmtrain.config import Precision, Remat, RunConfig, require
-from lmtrain.data.store import open_store
+from lmtrain.data.sources import open_data
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.pattern import LETTERS
 
@@ -36,7 +36,8 @@ def inspect(config: RunConfig) -> Group:
 
 def _vocabulary(data: DataConfig) -> int:
     """Token ids of the data; the embedded corpus is not made for that."""
-    return data.vocab_size if data.source == "stdlib" else open_store(data).vocab_size
+    embedded = data.source == "stdlib" and not data.sources
+    return data.vocab_size if embedded else open_data(data).vocab_size
 
 
 def _table(config: RunConfig, cost: ModelCost) -> Table:

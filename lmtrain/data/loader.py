@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lmtrain.batch import Batch
     from lmtrain.data.plan import Plan
-    from lmtrain.data.store import Store
+    from lmtrain.data.sources import Corpus
 
 
 class Loader:
@@ -52,7 +52,7 @@ class Loader:
 
     def __init__(  # noqa: PLR0913  (twelve independent facts)
         self,
-        store: Store,
+        store: Corpus,
         plan: Plan,
         *,
         first_step: int = 0,

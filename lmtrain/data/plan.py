@@ -174,6 +174,14 @@ class Plan:
         before = self.past[-1].tokens if self.past else 0
         return before + (step - self.first_step) * self.tokens_per_step
 
+    def given(self, step: int) -> dict[str, float]:
+        """The part of each source in what this plan draws before a step; none for one source."""
+        sources = self.mixture.sources
+        if len(sources) == 1:
+            return {}
+        tokens = self.mixture.drawn(self.pieces(step)).sum(1)
+        return dict(zip(sources, (tokens / max(1, tokens.sum())).tolist(), strict=True))
+
     def pieces(self, step: int) -> list[int]:
         """How many pieces of each of ``buckets`` this plan draws before a step of the run."""
         counts = zip(self.schedule.counts(self._place(step)), self.lengths, strict=True)

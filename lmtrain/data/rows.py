@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.data.bucket import Draw, Segments
-    from lmtrain.data.store import Store
+    from lmtrain.data.sources import Corpus
 
 CPU = torch.device("cpu")
 
 
 def read_row(
-    store: Store,
+    store: Corpus,
     row: Draw,
     *,
     sequence_rank: int = 0,
@@ -60,13 +60,13 @@ def _is_equal(span: Segments) -> bool:
     return bool((span.lengths == span.lengths[0]).all() and inside.all())
 
 
-def _equal(store: Store, span: Segments) -> tuple[Tensor, Tensor]:
+def _equal(store: Corpus, span: Segments) -> tuple[Tensor, Tensor]:
     """Tokens and targets, read in one go."""
     pieces = store.read(span.starts, int(span.lengths[0]) + 1)
     return _flat(pieces[:, :-1]), _flat(pieces[:, 1:])
 
 
-def _ragged(store: Store, span: Segments) -> tuple[Tensor, Tensor]:
+def _ragged(store: Corpus, span: Segments) -> tuple[Tensor, Tensor]:
     """Tokens and targets, read segment by segment."""
     padding = span.starts == NOWHERE
     tokens = np.full(int(span.lengths.sum()), store.end_of_text, np.int64)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lmtrain.batch import Batch
     from lmtrain.data.curriculum_config import CurriculumConfig
-    from lmtrain.data.store import Store
+    from lmtrain.data.sources import Corpus
 
 
 class ValidationSet:
@@ -43,7 +43,7 @@ class ValidationSet:
     """Length to targets in pieces of this length."""
 
     def __init__(
-        self, store: Store, curriculum: CurriculumConfig, tokens: int | None = None
+        self, store: Corpus, curriculum: CurriculumConfig, tokens: int | None = None
     ) -> None:
         documents = store.documents(Side.validation)
         every = decompose(documents, curriculum.lengths, long_docs=curriculum.long_docs)
