@@ -87,7 +87,8 @@ def _places(part: str) -> Iterator[Sequence[int]]:
     # A tokenizer that begins every text with a space takes the cut behind the space.
     yield list(chain.from_iterable((place, place + 1) for place in words))
     yield borders[:TRIES]
-    yield window[: 4 * TRIES]
+    for first in range(0, 4 * TRIES, TRIES):
+        yield window[first : first + TRIES]
 
 
 def _kind(character: str) -> str:
