@@ -45,13 +45,15 @@ def stages(
                 f"bucket that holds a step is of {min(lengths)}, so use that or more"
             )
         steps = tokens // tokens_per_step
+        if not steps:
+            continue
         while sum(n * d for n, d in zip(left, drawn, strict=True)) < steps * tokens_per_step:
             left = [n + w * d for n, w, d in zip(left, weights, drawn, strict=True)]  # again
         counts = apportion(steps, [n * d for n, d in zip(left, drawn, strict=True)])
         left = [max(0, n - c * tokens_per_step) for n, c in zip(left, counts, strict=True)]
         found.append(counts)
     rest = sum(left) // tokens_per_step
-    return [counts for counts in [*found, apportion(rest, left) if rest else []] if sum(counts)]
+    return [*found, apportion(rest, left)] if rest else found
 
 
 def final_long(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmtrain.data.curriculum import Schedule, extend_quotas, odds, race
+from lmtrain.data.curriculum import Schedule, apportion, extend_quotas, odds, race, stairs
 from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName, Randomness
 from lmtrain.data.permutation import Permutation, uniform
 
@@ -115,10 +115,38 @@ def test_deterministic_arrivals_follow_the_odds() -> None:
         (CurriculumName.shrink_p2, [1, 2, 4]),
         (CurriculumName.shrink_p100, [1, 100, 10_000]),
         (CurriculumName.odds, [5, 1, 7]),
+        (CurriculumName.staircase_p2, None),
+        (CurriculumName.progressive, None),
+        (CurriculumName.window_warmup, [1, 1, 1]),
     ],
 )
 def test_odds_by_name(name: CurriculumName, expected: list[float] | None) -> None:
     assert odds(CurriculumConfig(name=name, odds=[5, 1, 7]), 3) == expected
+
+
+def test_a_staircase_climbs_bucket_by_bucket() -> None:
+    linear = stairs(CurriculumConfig(name=CurriculumName.staircase_linear), 3)
+    assert linear == [[3, 2, 1], [2, 3, 1], [1, 2, 3]]
+    assert stairs(CurriculumConfig(), 3) is None
+    powers = stairs(CurriculumConfig(name=CurriculumName.staircase_p2), 3)
+    assert powers == [[8, 4, 2], [4, 8, 2], [2, 4, 8]]
+
+
+@pytest.mark.parametrize("randomness", Randomness)
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=6), st.integers(0, 99))
+def test_a_staircase_holds_its_shares_in_every_part(
+    randomness: Randomness, counts: list[int], seed: int
+) -> None:
+    steps = stairs(CurriculumConfig(name=CurriculumName.staircase_linear), len(counts))
+    assert steps
+    order = race(counts, None, randomness=randomness, key=(seed,), stairs=steps)
+    assert np.bincount(order, minlength=len(counts)).tolist() == counts
+    parts = [apportion(count, each) for count, each in zip(counts, steps, strict=True)]
+    at = 0
+    for part in zip(*parts, strict=True):
+        here = order[at : at + sum(part)]
+        assert np.bincount(here, minlength=len(counts)).tolist() == list(part)
+        at += sum(part)
 
 
 def schedule(

@@ -12,8 +12,10 @@ from lmtrain.data.curriculum_config import (
     CurriculumConfig,
     CurriculumName,
     LongDocuments,
+    OddsScale,
     Randomness,
     Remainder,
+    ViewName,
 )
 from lmtrain.data.plan import Plan
 from lmtrain.data.store import Selection, Side, Store
@@ -100,6 +102,20 @@ def test_skipped_steps_are_left_out(store: Store) -> None:
         {"randomness": Randomness.deterministic},
         {"long_docs": LongDocuments.window},
         {"remainder": Remainder.keep},
+        {"remainder": Remainder.pack},
+        {"long_docs": LongDocuments.random},
+        {"odds_scale": OddsScale.bucket_size},
+        {"name": CurriculumName.staircase_p2},
+        {"name": CurriculumName.staircase_linear},
+        {"name": CurriculumName.progressive, "stages": [[5000, 64]]},
+        {"final_long": 0.2},
+        {"name": CurriculumName.fixed, "view": ViewName.concat},
+        {"name": CurriculumName.fixed, "view": ViewName.concat_masked},
+        {"name": CurriculumName.fixed, "view": ViewName.best_fit},
+        {"name": CurriculumName.fixed, "view": ViewName.best_fit, "length": 128},
+        {"name": CurriculumName.window_warmup, "view": ViewName.concat},
+        {"name": CurriculumName.window_warmup, "view": ViewName.concat, "window_start": 8},
+        {"name": CurriculumName.window_warmup, "view": ViewName.concat, "window_rate": 0.5},
     ],
     ids=str,
 )
@@ -111,13 +127,92 @@ def test_the_hash_changes_with_the_curriculum(store: Store, changes: dict[str, A
 
 @pytest.mark.parametrize(
     "changes",
-    [{"cycles": 3}, {"floor": 8}, {"length": 64}, {"odds": [1.0]}, {"odds": None}],
+    [
+        {"cycles": 3},
+        {"floor": 8},
+        {"length": 64},
+        {"odds": [1.0]},
+        {"odds": None},
+        {"stages": [[5000, 64]]},
+        {"window_start": 8},
+        {"window_rate": 0.5},
+    ],
     ids=str,
 )
 def test_the_hash_ignores_what_does_not_matter(store: Store, changes: dict[str, Any]) -> None:
     plan, other = make(store), make(store, replace(CURRICULUM, **changes))
     assert plan.hash == other.hash
     np.testing.assert_array_equal(plan[33].starts, other[33].starts)
+
+
+def test_every_kind_of_order_has_its_own_hash(store: Store) -> None:
+    fixed = {"name": CurriculumName.fixed}
+    windowed = {"name": CurriculumName.window_warmup, "view": ViewName.concat}
+    every: list[dict[str, Any]] = [
+        *({"name": n} for n in CurriculumName if n.has_odds and n != CurriculumName.odds),
+        {"name": CurriculumName.natural},
+        {"name": CurriculumName.staircase_p2},
+        {"name": CurriculumName.staircase_linear},
+        *({"name": CurriculumName.progressive, "stages": [[5000, n]]} for n in (64, 128)),
+        *({**fixed, "view": view} for view in ViewName),
+        *({**windowed, "window_start": n} for n in (8, 32)),
+        *({"remainder": remainder} for remainder in (Remainder.keep, Remainder.pack)),
+        *({"final_long": part} for part in (0.1, 0.2)),
+    ]
+    hashes = {make(store, replace(CURRICULUM, **keys)).hash for keys in every}
+    assert len(hashes) == len(every)
+
+
+def test_the_run_length_is_in_the_hash_only_where_it_decides(store: Store) -> None:
+    assert make(store, steps=50).hash == make(store, steps=80).hash == make(store).hash
+    ending = replace(CURRICULUM, final_long=0.2)
+    assert make(store, ending, steps=50).hash != make(store, ending, steps=80).hash
+
+
+def test_the_end_of_a_run_is_from_the_longest_bucket(store: Store) -> None:
+    plan = make(store, replace(CURRICULUM, final_long=0.2), steps=60)
+    plain = make(store, steps=60)
+    assert {plan.length(step) for step in range(48, 60)} == {256}
+    assert plan.counts(60) == pytest.approx(plain.counts(60), abs=2)
+
+
+def test_stages_keep_their_lengths(store: Store) -> None:
+    config = replace(
+        CURRICULUM, name=CurriculumName.progressive, stages=[[4 * STEP, 32], [5 * STEP, 128]]
+    )
+    plan = make(store, config)
+    lengths = [plan.length(step) for step in range(plan.steps_per_pass)]
+    assert set(lengths[:4]) == {32}
+    assert 128 in lengths[4:9]
+    assert 256 not in lengths[:9]
+    for bucket, count in zip(plan.buckets, plan.counts(plan.steps_per_pass), strict=True):
+        assert count == pytest.approx(bucket.tokens / STEP, abs=2)  # all of it, once
+
+
+def test_odds_may_be_scaled_by_the_tokens_of_a_bucket(store: Store) -> None:
+    plan = make(store, replace(CURRICULUM, odds_scale=OddsScale.bucket_size))
+    total = sum(bucket.tokens for bucket in plan.buckets)
+    expected = [2 ** (3 - i) * bucket.tokens / total for i, bucket in enumerate(plan.buckets)]
+    assert plan.schedule.odds == pytest.approx(expected)
+
+
+def test_packed_rests_are_the_shortest_bucket(store: Store) -> None:
+    plan = make(store, replace(CURRICULUM, remainder=Remainder.pack))
+    assert plan.lengths == [32, 32, 64, 128, 256]
+    assert plan.schedule.odds == [16, 8, 4, 2, 1]
+    assert plan.view.kept == plan.view.pairs
+    assert "packed" in summarize(plan)
+
+
+def test_the_summary_says_when_the_window_is_whole(store: Store) -> None:
+    config = replace(CURRICULUM, name=CurriculumName.window_warmup, view=ViewName.concat_masked)
+    text = summarize(make(store, config), 30)
+    assert "the window is 32 tokens at first and whole from step 1,792 on" in text
+
+
+def test_the_summary_says_that_a_cycle_is_cut(store: Store) -> None:
+    assert "the run ends 4 steps before the end of a cycle" in summarize(make(store), 26)
+    assert "before the end of a cycle" not in summarize(make(store), 30)
 
 
 def test_the_hash_changes_with_seed_step_and_data(store: Store, tmp_path: Path) -> None:
