@@ -18,14 +18,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmtrain.data.permutation import Permutation
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 BLOCK = 2048
 """Pieces that hold the shares of the sources exactly, to rounding."""
@@ -34,19 +32,28 @@ PERIOD = 1 << 21
 """Shares are multiples of its inverse, so the blocks repeat after so many pieces."""
 
 
+@dataclass(frozen=True, eq=False)
 class Quotas:
     """How many of a bucket's first pieces come from each source, at every border of blocks.
 
     Never further than one piece from the share, never decreasing, and known for any block at once,
     because the table repeats.
-
-    Args:
-        shares: of the sources, summing to one; rounded to multiples of ``1 / PERIOD``.
     """
 
-    def __init__(self, shares: Sequence[float]) -> None:
-        self.shares = whole(np.array(shares) * PERIOD, PERIOD)
-        self.table = _table(tuple(self.shares.tolist()))
+    shares: NDArray[np.int64]
+    """``[sources]`` of ``PERIOD`` pieces."""
+    table: NDArray[np.int64]
+    """``[blocks + 1, sources]`` pieces before each block of a period, and before the next one."""
+
+    @classmethod
+    def each(cls, shares: Sequence[Sequence[float]]) -> list[Self]:
+        """The quotas of several buckets, from the ``shares`` of the sources in each.
+
+        Those of a bucket sum to one, and are rounded to multiples of ``1 / PERIOD``.
+        """
+        parts = np.array([whole(np.array(part) * PERIOD, PERIOD) for part in shares])
+        tables = _tables(parts)
+        return [cls(part, tables[:, number]) for number, part in enumerate(parts)]
 
     def before(self, block: int) -> NDArray[np.int64]:
         """``[sources]`` pieces of each source before a block."""
@@ -54,25 +61,21 @@ class Quotas:
         return self.shares * periods + self.table[rest]
 
 
-@lru_cache(maxsize=64)
-def _table(parts: tuple[int, ...]) -> NDArray[np.int64]:
-    """``[blocks, sources]`` pieces before each block of a period, and before the next period.
+def _tables(shares: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``[blocks + 1, buckets, sources]`` from ``[buckets, sources]``: the tables of `Quotas`.
 
     Whoever would be the first to fall behind its share gets the next piece, as in
     `lmtrain.data.curriculum.extend_quotas`.
     """
-    shares = np.array(parts)
-    table = np.zeros((PERIOD // BLOCK + 1, len(shares)), np.int64)
-    never = np.iinfo(np.int64).max
-    for block in range(1, len(table)):
+    tables = np.zeros((PERIOD // BLOCK + 1, *shares.shape), np.int64)
+    never, divisor = np.iinfo(np.int64).max, np.maximum(shares, 1)
+    for block in range(1, len(tables)):
         exact = shares * (block * BLOCK)
-        counts = np.maximum(table[block - 1], exact // PERIOD)
-        due = np.full(len(shares), never)
-        behind = counts * PERIOD < exact
-        due[behind] = -(-(counts[behind] + 1) * PERIOD // shares[behind])
-        counts[np.argsort(due, kind="stable")[: block * BLOCK - int(counts.sum())]] += 1
-        table[block] = counts
-    return table
+        counts = np.maximum(tables[block - 1], exact // PERIOD)
+        due = np.where(counts * PERIOD < exact, -(-(counts + 1) * PERIOD // divisor), never)
+        first = np.argsort(np.argsort(due, axis=1, kind="stable"), axis=1)
+        tables[block] = counts + (first < block * BLOCK - counts.sum(1, keepdims=True))
+    return tables
 
 
 def whole(exact: NDArray[np.float64], total: int) -> NDArray[np.int64]:

@@ -123,13 +123,14 @@ def build_mixture(
     _check_supply(data, supply)
     most = _most(data, supply, used, run) if run else None
     parts = shares(supply, data.weights, data.scope, most)
+    each = Quotas.each([parts.within(number) for number in range(len(buckets))])
     return Mixture(
         sources=sources,
         buckets=buckets,
         asked=data.weights,
         mixes=[
-            _mix(bucket, mine, Quotas(parts.within(number)), seed)
-            for number, (bucket, mine) in enumerate(zip(buckets, cells, strict=True))
+            _mix(bucket, mine, quotas, seed)
+            for bucket, mine, quotas in zip(buckets, cells, each, strict=True)
         ],
         weights=[max(1, round(part * int(supply.sum()))) for part in parts.buckets.tolist()],
         identity=_limits(data, run) if run and parts.limited else {},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from data_stores import random_texts, write_store
 
+from lmtrain.config import compose
 from lmtrain.data.config import DataConfig, MixScope, SourceConfig
 from lmtrain.data.curriculum_config import CurriculumConfig
 from lmtrain.data.fingerprint import row_fingerprint
@@ -234,3 +235,40 @@ def test_what_validates_is_not_trained_on(stores: dict[str, Store], tmp_path: Pa
 def test_a_wrong_source_is_named(sources: dict[str, dict[str, Any]], words: str) -> None:
     [problem] = DataConfig(sources=sources).check()
     assert re.search(words, problem)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"tokens_per_step": 2 * STEP}, "train.tokens_per_step was 1024 and is 2048"),
+        ({"weights": {"web": 3, "code": 1}}, "data.sources.code.weight was 0.5 and is 0.25"),
+        ({"curriculum": {"cycle_steps": 5}}, "curriculum.cycle_steps was 10 and is 5"),
+        ({"scope": MixScope.global_}, "data.mix_scope was bucket and is global"),
+    ],
+)
+def test_resume_with_other_batch_size_weights_or_curriculum_names_the_field(
+    stores: dict[str, Store], changed: dict[str, Any], words: str
+) -> None:
+    weights, scope = {"web": 1, "code": 1}, changed.get("scope", MixScope.bucket)
+    before = make(mixed(stores, weights))
+    data = mixed(stores, changed.get("weights", weights), scope)
+    curriculum = replace(CURRICULUM, **changed.get("curriculum", {}))
+    tokens = changed.get("tokens_per_step", STEP)
+    now = Plan.build(data, curriculum, seed=1, tokens_per_step=tokens)
+    assert now.hash != before.hash
+    assert words in now.differences(before.identity)
+
+
+def test_sources_are_said_on_the_command_line() -> None:
+    one = ["data=mixture", "data.sources.web.path=/w", "data.sources.code.path=/c"]
+    found = compose([*one, "data.sources.code.weight=0.1", "data.mix_scope=global"]).data
+    assert found.check() == []
+    assert found.named_sources["code"] == SourceConfig(path="/c", weight=0.1, max_repetition=4)
+    assert found.mix_scope is MixScope.global_
+    more = ["+data.sources.books.path=/b", "+data.sources.books.max_repetition=null"]
+    named = compose([*one, *more, "~data.sources.web"]).data.named_sources
+    assert list(named) == ["books", "code"]
+    assert named["books"] == SourceConfig(path="/b", max_repetition=None)
+    alone = compose(["+data.sources.web.path=/w", "data.source=/other"]).data
+    assert "are both set" in alone.check()[0]
+    assert len(compose(["data=mixture"]).data.check()) == 2  # its paths must be said

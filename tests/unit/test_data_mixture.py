@@ -23,7 +23,7 @@ def normalised(weights: list[float]) -> list[float]:
 def make(sizes: dict[str, int], weights: list[float], *, used: int = 0) -> Mix:
     return Mix(
         cells=[Cell(source=name, pieces=size, used=used) for name, size in sizes.items()],
-        quotas=Quotas(normalised(weights)),
+        quotas=Quotas.each([normalised(weights)])[0],
         seed=3,
         kind="pieces",
         length=64,
@@ -43,7 +43,7 @@ def by_source(mix: Mix, pieces: np.ndarray) -> dict[str, list[int]]:
 @settings(max_examples=200, deadline=None)
 @given(WEIGHTS)
 def test_counts_stay_within_a_piece_of_the_share_and_never_decrease(weights: list[float]) -> None:
-    quotas = Quotas(normalised(weights))
+    [quotas] = Quotas.each([normalised(weights)])
     pieces = np.arange(len(quotas.table)) * BLOCK
     ideal = pieces[:, None] * np.array(normalised(weights))
     assert (quotas.table.sum(1) == pieces).all()
@@ -54,7 +54,7 @@ def test_counts_stay_within_a_piece_of_the_share_and_never_decrease(weights: lis
 
 
 def test_the_table_repeats_for_ever() -> None:
-    quotas = Quotas([0.5, 0.3, 0.2])
+    _, quotas = Quotas.each([[0.1, 0.9, 0.0], [0.5, 0.3, 0.2]])
     blocks = PERIOD // BLOCK
     assert (quotas.before(blocks) == quotas.shares).all()
     assert (quotas.before(7 * blocks + 5) == 7 * quotas.shares + quotas.before(5)).all()
