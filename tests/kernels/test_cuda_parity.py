@@ -15,11 +15,13 @@ from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.ops import reference
 from lmtrain.ops.attention import attend
+from lmtrain.ops.attention_blocks import attend_tiles
 from lmtrain.ops.conv import short_conv
 from lmtrain.ops.gated_delta import GatedDelta
 from lmtrain.ops.loss import linear_cross_entropy
 from lmtrain.ops.norm import rms_norm
 from lmtrain.ops.ssd import ScalarDecay
+from lmtrain.ops.tiles import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,6 +73,39 @@ def test_attention(layout: SequenceLayout, window: int | None, dtype: torch.dtyp
         lambda q, k, v: attend(q, k, v, layout=there, window=window),
         lambda q, k, v: reference.attend(q, k, v, layout=layout, window=window),
         [draw(t, 4, 64), draw(t, 2, 64), draw(t, 2, 64)],
+        dtype,
+    )
+
+
+@dtypes
+@layouts
+@pytest.mark.parametrize("window", [None, 17, 64])
+@pytest.mark.parametrize("width", [64, 20])
+def test_attention_in_tiles(
+    layout: SequenceLayout, window: int | None, width: int, dtype: torch.dtype
+) -> None:
+    """The kernels of a ring: several tiles a query, the last result's gradient for each."""
+    t = len(layout)
+    span = 0, t
+    tiles = visible(layout.bounds, span, span, window)
+    compare(
+        lambda q, k, v: attend_tiles(q, k, v, tiles),
+        lambda q, k, v: reference.attend(q, k, v, layout=layout, window=window),
+        [draw(t, 4, width), draw(t, 2, width), draw(t, 2, width)],
+        dtype,
+    )
+
+
+@dtypes
+@pytest.mark.parametrize("window", [None, 17, 1000])
+def test_attention_to_keys_before_the_span(window: int | None, dtype: torch.dtype) -> None:
+    layout = SequenceLayout((0, 70, 500, 520), 300, 510)
+    keys = layout.widened(layout.lookback(window or 1000))
+    there = layout.to(DEVICE)
+    compare(
+        lambda q, k, v: attend(q, k, v, layout=there, keys=keys, window=window),
+        lambda q, k, v: reference.attend(q, k, v, layout=layout, keys=keys, window=window),
+        [draw(210, 4, 64), draw(len(keys), 2, 64), draw(len(keys), 2, 64)],
         dtype,
     )
 

@@ -55,6 +55,20 @@ def test_keys_before_the_span(tokens: int, window: int | None) -> None:
     compare(draw(tokens, 4), draw(s, 2), draw(s, 2), layout, keys=keys, window=window)
 
 
+@pytest.mark.parametrize("window", [None, 1, 7, 16, 40, 1000])
+@pytest.mark.parametrize("lengths", [(90,), (20, 27, 43), (30, 1, 1, 28, 30), (41, 49)])
+def test_keys_before_a_span_of_several_documents(
+    lengths: tuple[int, ...], window: int | None
+) -> None:
+    """A halo: what the first document of the span has before it, or anything longer."""
+    row = SequenceLayout.of_lengths(lengths)
+    layout = replace(row, start=40, stop=75)
+    for before in {layout.lookback(window or len(row)), 40}:
+        keys = layout.widened(before)
+        s = len(keys)
+        compare(draw(35, 4), draw(s, 2), draw(s, 2), layout, keys=keys, window=window)
+
+
 def test_documents_do_not_see_each_other() -> None:
     layout = SequenceLayout.of_lengths([30, 41, 30])
     q, k, v = (draw(101, 2) for _ in range(3))
