@@ -70,7 +70,7 @@ class Lines:
     def _through(self, stop: int | None) -> Iterator[tuple[bytes, bool]]:
         """Lines from the first of the range on, and whether each begins in the range."""
         with opened(self.path) as (file, raw):
-            here = _enter(file, self.start, self.stop)
+            here = first = _enter(file, self.start, self.stop)
             while here is not None and (stop is None or here < stop):
                 line = file.readline()
                 if not line:
@@ -78,7 +78,7 @@ class Lines:
                 own = self.stop is None or here < self.stop
                 self.count += own
                 here += len(line)
-                self.position = here - self.start if raw is file else raw.tell()
+                self.position = here - (first or 0) if raw is file else raw.tell()
                 yield line.removeprefix(BYTE_ORDER_MARK) if here == len(line) else line, own
 
 
