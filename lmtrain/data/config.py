@@ -163,7 +163,7 @@ def check_tokens_per_step(
     unit = prod(factors.values())
     if tokens_per_step > 0 and tokens_per_step % unit == 0:
         return []
-    below = tokens_per_step // unit * unit
+    below = max(0, tokens_per_step) // unit * unit
     near = " or ".join(str(value) for value in (below, below + unit) if value > 0)
     return [
         f"train.tokens_per_step={tokens_per_step} does not divide by {' x '.join(factors)}: "

@@ -70,6 +70,47 @@ def test_windows_cover_long_documents_whole(lengths: list[int], cut: list[int]) 
     assert pieces.kept == (count > 0).sum()
 
 
+@given(documents, cuts)
+def test_cutting_at_random_loses_no_more(lengths: list[int], cut: list[int]) -> None:
+    pieces = decompose(lay(lengths), cut, long_docs=LongDocuments.random)
+    greedy = decompose(lay(lengths), cut)
+    np.testing.assert_array_equal(coverage(pieces, sum(lengths)), coverage(greedy, sum(lengths)))
+    assert pieces.kept == greedy.kept
+    for starts in pieces.buckets.values():
+        assert (np.diff(starts) > 0).all()
+    alone = [
+        decompose(
+            Documents(*(part[i : i + 1] for part in lay(lengths))),
+            cut,
+            long_docs=LongDocuments.random,
+        )
+        for i in range(len(lengths))
+    ]
+    for length, starts in pieces.buckets.items():
+        each = [one.buckets[length] for one in alone]
+        assert starts.tolist() == [start for found in each for start in found.tolist()]
+
+
+def test_shorter_pieces_are_more_likely_by_their_length() -> None:
+    cut = [64, 128, 256, 512]
+    one = Documents(np.array([7]), np.array([3_000_001]))
+    pieces = decompose(one, cut, long_docs=LongDocuments.random)
+    counts = np.array([len(starts) for starts in pieces.buckets.values()])
+    expected = np.array([8, 4, 2, 1]) / 15 * counts.sum()
+    assert ((counts - expected) ** 2 / expected).sum() < 3 + 4 * np.sqrt(6)  # chi squared
+    tokens = counts * cut
+    assert tokens.max() / tokens.min() < 1.1
+
+
+def test_the_share_in_longest_pieces_is_that_of_the_published_code() -> None:
+    cut = [256 << i for i in range(6)]
+    for length, share in ((12_000, 0.68), (20_000, 0.44), (100_000, 0.23), (1_000_000, 0.18)):
+        sizes = np.full(60, length, np.int64)
+        docs = Documents(np.cumsum(sizes) - sizes, sizes)
+        pieces = decompose(docs, cut, long_docs=LongDocuments.random)
+        assert len(pieces.buckets[8192]) * 8192 / sizes.sum() == pytest.approx(share, abs=0.03)
+
+
 @pytest.mark.parametrize("longest", [1 << 16, 1 << 20])
 def test_long_lengths_are_ordinary(longest: int) -> None:
     far = 1 << 33  # positions beyond 32 bits

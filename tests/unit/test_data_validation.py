@@ -60,6 +60,27 @@ def test_any_world_gives_the_same_sums(store: Store, tokens: int, world: int) ->
     assert sums(validation, tokens, world) == sums(validation, 512, 1)
 
 
+@pytest.mark.parametrize(("tokens", "world", "sequence"), [(256, 1, 4), (1024, 2, 8), (768, 2, 3)])
+def test_processes_that_share_a_row_validate_its_spans(
+    store: Store, tokens: int, world: int, sequence: int
+) -> None:
+    validation = ValidationSet(store, CURRICULUM, 5000)
+    for rank in range(world):
+        whole = validation.batches(tokens, rank=rank, world=world)
+        parts = [
+            validation.batches(
+                tokens, rank=rank, world=world, sequence_rank=part, sequence_world=sequence
+            )
+            for part in range(sequence)
+        ]
+        for (length, row), *spans in zip(whole, *parts, strict=True):
+            assert {n for n, _ in spans} == {length}
+            assert torch.equal(torch.cat([b.tokens for _, b in spans]), row.tokens)
+            assert torch.equal(torch.cat([b.targets for _, b in spans]), row.targets)
+            shards = [row.layout.shard(part, sequence) for part in range(sequence)]
+            assert [b.layout for _, b in spans] == shards
+
+
 def test_ranks_take_as_many_steps_as_each_other(store: Store) -> None:
     ranks = rows(ValidationSet(store, CURRICULUM), 1024, 3)
     assert len({tuple(length for length, _ in rank) for rank in ranks}) == 1
