@@ -81,8 +81,13 @@ def _inspect(config: Any) -> int:
 
 
 def _bench(config: Any) -> int:
-    from lmtrain.bench.step import bench
-
+    match config.what:
+        case "sp":
+            from lmtrain.bench.parallel import bench_strategies as bench
+        case "links":
+            from lmtrain.bench.links import bench_links as bench
+        case _:
+            from lmtrain.bench.step import bench
     bench(config)
     return 0
 
@@ -101,7 +106,7 @@ VERBS = {
     "train": Verb("pretrain; the same command continues a run", "config", _train),
     "generate": Verb("text from a checkpoint", "generate", _generate),
     "inspect": Verb("the composed model, layer by layer", "config", _inspect),
-    "bench": Verb("speed of a step against named peers", "bench", _bench),
+    "bench": Verb("speed of a step, of strategies, of links", "bench", _bench),
 }
 
 

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lmtrain.bench.config import BenchConfig, BenchDevice
+from lmtrain.bench.memory import memory_meter
 from lmtrain.config import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from multiprocessing.connection import Connection
 
     from torch import Tensor
@@ -152,7 +152,7 @@ def _serve(pipe: Connection, name: str, length: int, config: BenchConfig) -> Non
     contender.model.to(config.device)
     shape = (max(config.lengths) // length, length + 1)
     tokens = torch.randint(VOCABULARY, shape, device=config.device)
-    memory = _memory_meter(config.device)
+    memory = memory_meter(config.device)
     pipe.send(contender.parameters)
     with suppress(EOFError):  # the benchmark is over, or was interrupted
         while True:
@@ -173,24 +173,6 @@ def _step(contender: Contender, tokens: Tensor, device: BenchDevice) -> float:
     seconds = perf_counter() - started
     contender.model.zero_grad()
     return seconds
-
-
-def _memory_meter(device: BenchDevice) -> Callable[[], int]:
-    """Bytes at the peak beyond those held now, as a function to call later."""
-    if device is BenchDevice.cuda:
-        import torch
-
-        held = torch.cuda.memory_allocated()
-        return lambda: torch.cuda.max_memory_allocated() - held
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-    held = _status("VmRSS")
-    return lambda: _status("VmHWM") - held
-
-
-def _status(field: str) -> int:
-    """Bytes that Linux reports of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
