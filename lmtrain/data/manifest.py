@@ -132,6 +132,11 @@ class TokenizerEntry:
     revision: str | None = None
     """The commit of a tokenizer from the Hugging Face hub."""
 
+    @property
+    def around(self) -> dict[str, int | None]:
+        """The special tokens around every document."""
+        return {"begin_of_text": self.begin_of_text, "end_of_text": self.end_of_text}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Writer:
-    """A trained model and its tokenizer."""
+    """A trained model, its tokenizer, and the special tokens around the documents it learnt.
+
+    ``end_of_text`` None is the usual one of the tokenizer.
+    """
 
     model: Decoder
     tokenizer: Tokenizer
+    begin_of_text: int | None = None
+    end_of_text: int | None = None
 
     @classmethod
     def open(cls, path: Path, *, device: Device = Device.auto) -> Writer:
@@ -51,7 +57,9 @@ class Writer:
             model = Decoder(read(folder / "config.yaml").model)
         model.to_empty(device=choose_device(device))
         read_tensors(folder / "model", model_tensors(model))
-        return cls(model.eval(), load_tokenizer(folder / "tokenizer.json"))
+        special = folder / "special_tokens.json"
+        around = json.loads(special.read_text()) if special.is_file() else {}
+        return cls(model.eval(), load_tokenizer(folder / "tokenizer.json"), **around)
 
     def write(self, prompt: str, tokens: int, sampling: Sampling, *, seed: int) -> Iterator[str]:
         """The text that follows ``prompt``, in pieces as it comes, ``tokens`` tokens at most.
@@ -60,7 +68,10 @@ class Writer:
         """
         device = self.model.embedding.weight.device
         [ids] = encode(self.tokenizer, [prompt])
-        end, stream = end_of_text(self.tokenizer), DecodeStream(skip_special_tokens=True)
+        if self.begin_of_text is not None:
+            ids = [self.begin_of_text, *ids]
+        end = end_of_text(self.tokenizer) if self.end_of_text is None else self.end_of_text
+        stream = DecodeStream(skip_special_tokens=True)
         drawn = next_tokens(
             self.model,
             torch.tensor(ids, device=device),

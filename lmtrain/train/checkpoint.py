@@ -1,11 +1,12 @@
 """Checkpoints: folders of safetensors that appear whole or not at all.
 
     checkpoints/step_00000100/
-      config.yaml      the resolved configuration
-      tokenizer.json   of the data
-      state.json       step, the plan and those before it, what they used, format
-      model/           safetensors, one file a process
-      optimizer/       the same
+      config.yaml          the resolved configuration
+      tokenizer.json       of the data
+      special_tokens.json  ids around the documents of the data
+      state.json           step, the plan and those before it, what they used, format
+      model/               safetensors, one file a process
+      optimizer/           the same
 
 Nothing is ever pickled.
 """
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lmtrain import config as configuration
+from lmtrain.data.manifest import Manifest
 from lmtrain.data.replan import Past
 from lmtrain.data.writer import sync
 
@@ -98,6 +100,9 @@ def save(
         partial.mkdir(parents=True)
         (partial / "config.yaml").write_text(configuration.to_yaml(config))
         shutil.copyfile(tokenizer, partial / "tokenizer.json")
+        if tokenizer.with_name("manifest.json").is_file():
+            around = Manifest.read(tokenizer.parent).tokenizer.around
+            (partial / "special_tokens.json").write_text(json.dumps(around) + "\n")
         (partial / "state.json").write_text(json.dumps(asdict(state)) + "\n")
     barrier(engine)
     engine.save(partial, model, optimizer)

@@ -17,6 +17,7 @@ from lmtrain.train.engine import LocalEngine
 from lmtrain.train.trainer import birth
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from lmtrain.models.decoder import Decoder
@@ -73,6 +74,21 @@ def test_characters_are_never_cut(model: Decoder, monkeypatch: pytest.MonkeyPatc
     writer = Writer(model, bytes_tokenizer())
     assert list(writer.write("x", 100, Sampling(), seed=0)) == list(told)
     assert list(writer.write("x", 4, Sampling(), seed=0)) == ["a", "é"]
+
+
+def test_special_tokens_of_the_data_are_around_the_text(
+    model: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[int]] = []
+
+    def drawn(_: Decoder, prompt: torch.Tensor, *__: object, **___: object) -> Iterator[int]:
+        read.append(prompt.tolist())
+        return iter([*b"ab", 7, *b"c"])
+
+    monkeypatch.setattr(module, "next_tokens", drawn)
+    writer = Writer(model, bytes_tokenizer(), begin_of_text=256, end_of_text=7)
+    assert list(writer.write("x", 100, Sampling(), seed=0)) == ["a", "b"]
+    assert read == [[256, ord("x")]]
 
 
 def test_a_seed_decides_the_text(model: Decoder) -> None:
