@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lmtrain.config import Precision, Remat, RunConfig, require
 from lmtrain.data.sources import open_data
+from lmtrain.inspect_parallel import describe, planned
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.pattern import LETTERS
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def inspect(config: RunConfig) -> Group:
-    """A table of the model's layers, and a sentence on the memory of training it.
+    """A table of the model's layers, a sentence on the memory of training it, and strategies.
 
     FLOPs, and the state that generation carries, are those of a document of
     ``curriculum.max_length`` tokens; what is counted stands in ``models.accounting``.
@@ -28,10 +29,14 @@ def inspect(config: RunConfig) -> Group:
     Raises:
         ValueError: the configuration has problems, or the token store cannot be opened.
     """
-    require([*config.model.check(), *config.curriculum.check(), *config.data.check()])
+    shared = config.parallel.check(config.launch.nproc * config.parallel.sequence)
+    require([*config.model.check(), *config.curriculum.check(), *config.data.check(), *shared])
     config = config.resolved(config.model.vocab_size or _vocabulary(config.data))
     cost = ModelCost.of(config.model)
-    return Group(_table(config, cost), _memory(config, cost))
+    parts = [_table(config, cost), _memory(config, cost)]
+    if config.parallel.sequence > 1:
+        parts.append(describe(planned(config, cost), config.parallel.sequence))
+    return Group(*parts)
 
 
 def _vocabulary(data: DataConfig) -> int:
@@ -83,14 +88,15 @@ def _cells(cost: Cost, length: int) -> tuple[str, str, str]:
 
 
 def _memory(config: RunConfig, cost: ModelCost) -> str:
-    row = config.train.tokens_per_step // (config.train.accumulate * config.launch.nproc)
+    processes = max(config.launch.nproc, config.parallel.sequence)
+    row = config.train.tokens_per_step // (config.train.accumulate * processes)
     needed = cost.training_bytes(
         row,
         remat=config.engine.remat is Remat.block,
         bf16=config.engine.precision is Precision.bf16,
     )
     return (
-        f"Training on rows of {row:,} tokens needs about {_bytes(needed)}, AdamW included "
+        f"Training on {row:,} tokens a process needs about {_bytes(needed)}, AdamW included "
         f"(engine.remat={config.engine.remat}, engine.precision={config.engine.precision})."
     )
 

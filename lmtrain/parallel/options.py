@@ -50,7 +50,7 @@ class Choice:
             case Strategy.usp:
                 order = " zigzag" if self.zigzag else ""
                 return f"usp {self.ulysses}x{self.ring}{order}"
-            case Strategy.zeco:
+            case Strategy.zeco if self.blocks > 1:
                 return f"zeco in {self.blocks}"
             case _:
                 return str(self.strategy)

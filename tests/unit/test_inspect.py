@@ -49,6 +49,30 @@ def test_remat_and_bf16_need_less() -> None:
     assert len({needed(), needed("engine.remat=block"), needed("engine=fsdp_bf16")}) == 3
 
 
+SHARED = ["train.tokens_per_step=8192", "curriculum.max_length=4096", "parallel.sequence=4"]
+
+
+def test_shared_rows_are_told_a_strategy_for_each_mixer_and_length() -> None:
+    text = shown(*SHARED, "curriculum.min_length=2048", "parallel.strategy.A=zigzag")
+    rows = [line.split("│") for line in text.split("Strategies of 4")[1].splitlines()]
+    cells = [[cell.strip() for cell in row[1:-1]] for row in rows if row[0] == ""]
+    found = {(row[0], row[1]): row[2:] for row in cells if row[1:] and row[1] != "documents"}
+    assert len(found) == 4 * 2
+    for letter in "AWMG":
+        assert found[letter, "2,048"][:2] == ["local", "1"]
+        assert found[letter, "4,096"][1] == "2"
+        assert found[letter, "4,096"][-1].endswith("%")
+    assert found["A", "4,096"][0] == "zigzag"
+    assert "Strategies" not in shown()
+
+
+def test_a_strategy_that_cannot_be_is_refused_before_any_run() -> None:
+    with pytest.raises(ValueError, match=r"parallel\.strategy\.A=ulysses .* 4 ranks > 2 heads"):
+        shown(*SHARED, "parallel.strategy.A=ulysses", "curriculum.max_length=8192")
+    with pytest.raises(ValueError, match=r"parallel\.strategy\.M=ring does not serve"):
+        shown(*SHARED, "parallel.strategy.M=ring")
+
+
 def test_a_wrong_word_is_refused_with_its_place() -> None:
     with pytest.raises(ValueError, match="'X' is no mixer"):
         shown("model.pattern=GXA")
