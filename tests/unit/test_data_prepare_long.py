@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WORDS = "the of and cut(where) x1 = 42, naïve 文字 -- longer_names return None".split()  # noqa: SIM905
 RANDOM = Random(0)
-PROSE = " ".join(RANDOM.choices(WORDS, k=200_000))
+PROSE = " ".join(RANDOM.choices(WORDS, k=400_000))
 BPE = train_bpe([PROSE[:50_000], "a" * 64, "acgtgcatcg" * 30, " " * 64], vocab_size=700)
 
 
