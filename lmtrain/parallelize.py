@@ -193,6 +193,13 @@ def shard(model: Decoder, mesh: DeviceMesh) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
+def reshard(model: Decoder) -> None:
+    """Let the model hold its shards again: a forward pass without a backward leaves some whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def write(parameter: Tensor, values: Tensor) -> None:
     """Put the full ``values``, the same on every process, into a parameter, sharded or not."""
     if isinstance(parameter, DTensor):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
 from runs import Run
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from lmtrain.train.tensors import model_tensors, read_tensors
 if TYPE_CHECKING:
     from pathlib import Path
 
-CLOCKED = {"tokens_per_second", "data_wait", "memory"}
-"""Fields of a report that no two runs share."""
+CLOCKED = {"tokens_per_second", "data_wait", "memory", "sp_bytes"}
+"""Fields of a report that runs of any number of processes need not share."""
 
 
 class Run:

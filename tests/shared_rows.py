@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from lmtrain.planner import Choose
 
 SPAN = 16
+ROW = 2048
+"""Long enough that states between ranks weigh little beside activations."""
 VOCABULARY = 31
 STACKS = ["GWMA", "MMMA", "[AM]", "GGGA"]
 MIXTURES = [
@@ -205,10 +207,39 @@ def _compare(case: Case, lengths: list[int], mesh: SequenceMesh, traffic: Traffi
     )
 
 
-def mutated() -> dict[str, float]:
-    """For each mutation, the largest error of all cases of the mixer that shows it."""
+def saved_and_mutated() -> tuple[dict[str, tuple[int, int]], dict[str, float]]:
+    """Bytes kept for the backward, by mixture, of one process and of this rank.
+
+    And for each mutation, the largest error of all cases of the mixer that shows it.
+    """
     mesh = open_mesh(traffic := Traffic())
-    return {name: _mutated(name, mesh, traffic) for name in MUTATIONS}
+    mixtures = {str(m): Case("GWMA", tuple(m.items())) for m in MIXTURES}
+    saved = {name: _saved_both(case, mesh) for name, case in mixtures.items()}
+    return saved, {name: _mutated(name, mesh, traffic) for name in MUTATIONS}
+
+
+def _saved_both(case: Case, mesh: SequenceMesh) -> tuple[int, int]:
+    whole = SequenceLayout.of_lengths([ROW - 300, 300])
+    layout = whole.shard(mesh.rank, mesh.size)
+    tokens, _ = text(ROW)
+    here = tokens[layout.start : layout.stop]
+    return _saved(build(case), tokens, whole), _saved(parallel(case, mesh), here, layout)
+
+
+def _saved(model: Decoder, tokens: Tensor, layout: SequenceLayout) -> int:
+    """Bytes of all storages that a forward pass keeps for the backward, parameters aside."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        model(tokens, layout).sum().backward()
+    return sum(kept.values())
 
 
 def _mutated(name: str, mesh: SequenceMesh, traffic: Traffic) -> float:
@@ -217,8 +248,8 @@ def _mutated(name: str, mesh: SequenceMesh, traffic: Traffic) -> float:
         for target, attribute, wrong in patches:
             stack.enter_context(patch.object(target, attribute, wrong))
         for case in cases():
-            if case.pattern == pattern:
-                for lengths in case.met(mesh.size).values():
+            if case.pattern == pattern and case.window <= SPAN:
+                for lengths in replace(case, rows=HARDEST).met(mesh.size).values():
                     worst = max(worst, _compare(case, lengths, mesh, traffic).error)
     return worst
 

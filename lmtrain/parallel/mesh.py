@@ -60,6 +60,8 @@ class SequenceMesh:
                 ranks, handle = _open(degree, stride)
                 here = ranks.index(rank)
                 groups[degree, stride] = Group(handle, here, len(ranks), device, traffic)
+                # All ranks connect now: later, some may be silent when others first speak.
+                dist.all_reduce(torch.zeros(1, device=device), group=handle)
         return cls(size, rank % size, groups)
 
     def block(self, degree: int) -> Group:

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from lmtrain.config import Device, EngineConfig, EngineKind, Precision
 from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallel.mesh import Place, SequenceMesh
-from lmtrain.parallelize import rematerialize, shard, share_rows
+from lmtrain.parallelize import rematerialize, reshard, shard, share_rows
 from lmtrain.planner import planner
 from lmtrain.train.invariants import check_finite, local, materialize
 from lmtrain.train.tensors import (
@@ -171,6 +171,11 @@ class FsdpEngine(LocalEngine):
         """The sum over all processes."""
         dist.all_reduce(values)
         return values
+
+    def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+        """Write parameters and optimizer state, each process its own shards."""
+        reshard(model)
+        super().save(folder, model, optimizer)
 
     def close(self) -> None:
         """Leave the process group."""

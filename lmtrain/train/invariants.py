@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch.distributed.tensor import DTensor
 
+from lmtrain.data.fingerprint import row_fingerprint
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from lmtrain.data.plan import Plan
+    from lmtrain.train.engine import Engine
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -43,4 +48,18 @@ def check_finite(grad_norm: float) -> None:
         raise FloatingPointError(
             f"the gradient's norm is {grad_norm}: lower optim.lr, or leave the batch out with "
             "data.skip_steps; the last checkpoint is untouched"
+        )
+
+
+def check_same_batch(engine: Engine, plan: Plan, step: int) -> None:
+    """See that all processes would read the same global batch; every one of them calls this.
+
+    Raises:
+        ValueError: they would not.
+    """
+    mine = torch.tensor(row_fingerprint(plan[step]), device=engine.device)
+    if engine.total(mine.clone()) != mine * engine.world:  # int64 wraps on both sides
+        raise ValueError(
+            f"process {engine.rank} would read another batch than the others at step {step}: give "
+            "every machine the same token store (data.source) and the same version of lmtrain"
         )

@@ -33,6 +33,8 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What the optimizer remembers of each parameter, as ``exp_avg.NAME`` and so on."""
+    unknown = [name for name, p in model.named_parameters() if p not in optimizer.state]
+    assert not unknown, f"the optimizer does not know {unknown}"
     return {
         f"{key}.{name}": value
         for name, parameter in model.named_parameters()

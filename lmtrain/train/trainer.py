@@ -25,7 +25,7 @@ from lmtrain.parallelize import write
 from lmtrain.train import checkpoint
 from lmtrain.train.engine import Engine, open_engine
 from lmtrain.train.folder import RunFolder
-from lmtrain.train.invariants import check_initialized
+from lmtrain.train.invariants import check_initialized, check_same_batch
 from lmtrain.train.optim import build_optimizer
 from lmtrain.train.report import Everyone, StepReport, observers, peak_flops, peak_memory
 from lmtrain.train.samples import write_samples
@@ -179,6 +179,7 @@ class Training:
     def fit(self) -> Outcome:
         """The loop: update, report, validate, save."""
         config, first, steps = self.config, self.opened.first_step, self.config.train.steps
+        check_same_batch(self.engine, self.opened.plan, first)
         if _due(first, config.validation.every) and not self.opened.folder.validated(first):
             self.validate(first)  # it was stopped before it could
         clock = perf_counter()
@@ -224,6 +225,7 @@ class Training:
 
     def save(self, step: int) -> None:
         """Write a checkpoint and remove those that are too old."""
+        check_same_batch(self.engine, self.opened.plan, step)
         config, folder = self.config, self.opened.folder
         checkpoint.save(
             folder.checkpoints,

@@ -20,8 +20,8 @@ def found(world: int) -> list[dict[tuple[Case, str], Found]]:
 
 
 @cache
-def mutated() -> list[dict[str, float]]:
-    return run(4, shared_rows.mutated)
+def saved_and_mutated() -> list[tuple[dict[str, tuple[int, int]], dict[str, float]]]:
+    return run(4, shared_rows.saved_and_mutated)
 
 
 def name(case: Case) -> str:
@@ -62,4 +62,11 @@ def test_recomputation_sends_nothing_again(world: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_wrong_line_is_seen(mutation: str) -> None:
-    assert max(rank[mutation] for rank in mutated()) > 1e-6
+    assert max(errors[mutation] for _, errors in saved_and_mutated()) > 1e-6
+
+
+@pytest.mark.slow
+def test_four_ranks_keep_a_quarter_of_the_activations_each() -> None:
+    for saved, _ in saved_and_mutated():
+        for mixture, (whole, part) in saved.items():
+            assert part <= 0.35 * whole, mixture
