@@ -80,7 +80,7 @@ def bench_strategies(config: BenchConfig) -> list[Measurement]:
         ValueError: the configuration has problems.
     """
     require([*config.check(), *_wrong(config), *alone(config)])
-    model = _model(config)
+    model = sized(config)
     with joined(config) as device:
         cases, refused = _cases(model, config)
         traffic = Traffic()
@@ -114,7 +114,8 @@ def _sizes() -> Path:
     return config_dir() / "model" / "size"
 
 
-def _model(config: BenchConfig) -> ModelConfig:
+def sized(config: BenchConfig) -> ModelConfig:
+    """The mixers of ``config.size``."""
     model = read(_sizes() / f"{config.size}.yaml", ModelConfig)
     model.sliding_window.window = config.window
     require(model.check())

@@ -175,7 +175,7 @@ class _Scan(torch.autograd.Function):
             inside = rule.inside(work)
         else:
             arrival = carry.enter(
-                layout, _empty(inputs), lambda: rule.summary(work, grid, alive=layout.alive)
+                layout, empty_state(inputs), lambda: rule.summary(work, grid, alive=layout.alive)
             )
             inside = rule.inside(work)
             initial, transitions = arrival()
@@ -193,14 +193,14 @@ class _Scan(torch.autograd.Function):
         work = rule.begin_backward(inputs, kept, d_out, grid)
         if ctx.carry is not None:
             d_final = ctx.carry.leave(
-                ctx.layout, _empty(inputs), transitions, lambda: rule.cosummary(work, grid)
+                ctx.layout, empty_state(inputs), transitions, lambda: rule.cosummary(work, grid)
             )()
         grads, d_initial = rule.finish_backward(work, d_final, grid)
         grads = [grad.to(x.dtype) for grad, x in zip(grads, inputs, strict=True)]
         return None, None, None, d_initial if ctx.needs_input_grad[3] else None, *grads
 
 
-def _empty(inputs: tuple[Tensor, ...]) -> Tensor:
+def empty_state(inputs: tuple[Tensor, ...]) -> Tensor:
     """A state ``[h, k, v]`` for inputs ``q, k, v, …``, without values."""
     k, v = inputs[1], inputs[2]
     dtype = torch.promote_types(v.dtype, torch.float32)

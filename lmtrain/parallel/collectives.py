@@ -22,6 +22,10 @@ Spec: TypeAlias = "tuple[tuple[int, ...], torch.dtype]"
 
 T = TypeVar("T")
 
+# torch 2.13 renamed them and warns of the old names.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 ALIGNMENT = 8
 """Bytes that a packed tensor starts at a multiple of, so that it can be viewed in its dtype."""
 
@@ -48,9 +52,7 @@ class Group:
         x = x.contiguous()
         out = x.new_empty(self.size, *x.shape)
         self.traffic.sent += (self.size - 1) * x.nbytes
-        work = dist.all_gather_into_tensor(
-            out.flatten(), x.flatten(), group=self.handle, async_op=True
-        )
+        work = _all_gather(out.flatten(), x.flatten(), group=self.handle, async_op=True)
         return lambda: self._wait([work], out)
 
     def reduce_scatter(self, x: Tensor) -> Callable[[], Tensor]:
@@ -58,9 +60,7 @@ class Group:
         x = x.contiguous()
         out = torch.empty_like(x[0])
         self.traffic.sent += (self.size - 1) * out.nbytes
-        work = dist.reduce_scatter_tensor(
-            out.flatten(), x.flatten(), group=self.handle, async_op=True
-        )
+        work = _reduce_scatter(out.flatten(), x.flatten(), group=self.handle, async_op=True)
         return lambda: self._wait([work], out)
 
     def all_to_all(
