@@ -86,6 +86,10 @@ def _bench(config: Any) -> int:
             from lmtrain.bench.parallel import bench_strategies as bench
         case "links":
             from lmtrain.bench.links import bench_links as bench
+        case "data":
+            from lmtrain.bench.data import bench_data as bench
+        case "curriculum":
+            from lmtrain.bench.curriculum import bench_curriculum as bench
         case _:
             from lmtrain.bench.step import bench
     bench(config)
@@ -106,7 +110,7 @@ VERBS = {
     "train": Verb("pretrain; the same command continues a run", "config", _train),
     "generate": Verb("text from a checkpoint", "generate", _generate),
     "inspect": Verb("the composed model, layer by layer", "config", _inspect),
-    "bench": Verb("speed of a step, of strategies, of links", "bench", _bench),
+    "bench": Verb("speed of a step, of strategies, of links, of data", "bench", _bench),
 }
 
 

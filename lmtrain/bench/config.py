@@ -13,6 +13,16 @@ class BenchKind(StrEnum):
     step = "step"
     sp = "sp"
     links = "links"
+    data = "data"
+    curriculum = "curriculum"
+
+
+class DataPart(StrEnum):
+    """What of the data is measured."""
+
+    prepare = "prepare"
+    plan = "plan"
+    load = "load"
 
 
 class BenchDevice(StrEnum):
@@ -22,28 +32,34 @@ class BenchDevice(StrEnum):
     cuda = "cuda"
 
 
+DATA_ROW = 65_536
+"""Tokens of a step of what=data."""
+
+
 @dataclass(kw_only=True)
 class BenchConfig:
-    """Measurements: of a step against peers, of strategies that share rows, of links."""
+    """Measurements: of a step against peers, of strategies that share rows, of links, of data."""
 
     what: BenchKind = BenchKind.step
     """step: one training step of models of one size, against transformers; sp: every strategy of
     sequence parallelism, one layer; links: speed between processes and of kernels, for
-    parallel.links. The last two run under torchrun."""
-    pattern: str = "GGGA"
-    """Our stack (step)."""
+    parallel.links, both of them under torchrun; data: preparation, decomposition, the plan and the
+    loader; curriculum: steps of decomposed and of concatenated documents."""
+    pattern: str = ""
+    """Our stack; empty is GGGA (step), or A (curriculum)."""
     lengths: list[int] = field(default_factory=lambda: [1024, 4096])
     """Document lengths to measure at; step: every step has the tokens of the longest; sp: a row
-    is one document."""
+    is one document; curriculum: the longest lengths, which divide each other."""
     peers: bool = True
-    """Measure the models of transformers too (step)."""
+    """Measure others too: models of transformers (step); tokenizers, datasets, torch's DataLoader
+    and OLMo-core, as far as they are installed (data)."""
     remat: bool = False
     """Let our blocks keep only their inputs, and compute the rest again in the backward pass
-    (step)."""
+    (step, curriculum)."""
     letters: str = "AWMG"
     """Mixers to measure (sp)."""
     size: str = "debug"
-    """Sizes of these mixers: a file of configs/model/size (sp)."""
+    """Sizes of the mixers: a file of configs/model/size (sp, curriculum)."""
     window: int = 256
     """Window of W (sp)."""
     degrees: list[int] = field(default_factory=list[int])
@@ -54,16 +70,56 @@ class BenchConfig:
     """Speeds that the cost model predicts with, as parallel.links (sp)."""
     sizes: list[int] = field(default_factory=lambda: [16_384, 262_144, 4_194_304])
     """Bytes of the messages (links)."""
+    parts: list[DataPart] = field(default_factory=lambda: list(DataPart))
+    """What to measure (data)."""
+    data_source: str = "stdlib"
+    """Store to read, as data.source (data, curriculum)."""
+    input: str | None = None
+    """Texts to prepare, as input of prepare; null is the source of Python's standard library
+    (data)."""
+    characters: int = 8_000_000
+    """How many of them, about (data)."""
+    tokenizer: str = "bpe:16384"
+    """Tokenizer of the texts, as tokenizer of prepare (data)."""
+    documents: int = 5_000_000
+    """Made-up documents to decompose and plan (data)."""
+    steps: int = 2_000_000
+    """Steps of their plan (data)."""
+    tokens: int = 1 << 24
+    """Tokens that a loader reads in one turn (data)."""
+    min_length: int = 64
+    """Shortest pieces (data, curriculum)."""
+    max_length: int = 65_536
+    """Longest pieces, as far as the store has them (data)."""
+    tokens_per_step: int | None = None
+    """Tokens of a step; null is 65,536 (data), or the longest of lengths (curriculum)."""
     warm_up: int = 2
     """Untimed runs of each: buffers of the gradients, caches of the allocator."""
     repeats: int = 5
-    """Timed runs of each, of which the median counts; the models of step take turns."""
+    """Timed runs of each, of which the median counts; but for sp and links they take turns."""
     device: BenchDevice = BenchDevice.cpu
     """Where to measure."""
     threads: int | None = None
     """CPU threads; null leaves torch's choice."""
     out: str | None = None
     """Write every measurement to this JSON file."""
+
+    def __post_init__(self) -> None:
+        """Choose the stack."""
+        self.pattern = self.pattern or ("A" if self.what is BenchKind.curriculum else "GGGA")
+
+    @property
+    def piece_lengths(self) -> list[int]:
+        """Powers of two from the shortest piece to the longest."""
+        return [
+            1 << i for i in range(self.min_length.bit_length() - 1, self.max_length.bit_length())
+        ]
+
+    @property
+    def row(self) -> int:
+        """Tokens of a step (data, curriculum)."""
+        longest = max(self.lengths) if self.what is BenchKind.curriculum else DATA_ROW
+        return self.tokens_per_step or longest
 
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""
@@ -80,7 +136,7 @@ class BenchConfig:
             problems.append(f"links={self.links} is no file: write it with what=links, or say null")
         if len(set(self.sizes)) < 2 or min(self.sizes) < 8:  # noqa: PLR2004  two unknowns
             problems.append(f"sizes={self.sizes} must be two or more, of 8 bytes or more")
-        return problems
+        return problems + self._data()
 
     def _lengths(self) -> list[str]:
         if not self.lengths or min(self.lengths) < 1:
@@ -88,3 +144,38 @@ class BenchConfig:
         if self.what is BenchKind.step and any(max(self.lengths) % n for n in self.lengths):
             return [f"lengths={self.lengths} must be positive and divide the longest"]
         return []
+
+    def _data(self) -> list[str]:
+        """Problems of the keys of data and curriculum."""
+        if self.what not in (BenchKind.data, BenchKind.curriculum) or not self.lengths:
+            return []
+        curriculum = self.what is BenchKind.curriculum
+        longest = {"lengths": self.lengths} if curriculum else {"max_length": [self.max_length]}
+        powers = {"min_length": [self.min_length], **longest}
+        if not curriculum:
+            powers["tokens_per_step"] = [self.row]
+        problems = [
+            f"{key}={getattr(self, key)} must be at least 1"
+            for key in ("characters", "documents", "steps", "tokens")
+            if getattr(self, key) < 1
+        ]
+        problems += [
+            f"{key}={value} is not a power of two: use one like 64 or 1024"
+            for key, values in powers.items()
+            for value in values
+            if value < 1 or value & (value - 1)
+        ]
+        if not self.parts:
+            problems.append("parts=[] measures nothing: name some of prepare, plan, load")
+        [(key, values)] = longest.items()
+        if not problems and self.min_length > min(values):
+            problems.append(
+                f"min_length={self.min_length} is above {key}={min(values)}: lower the first or "
+                "raise the second"
+            )
+        if not problems and curriculum and (self.row < 1 or self.row % max(values)):
+            problems.append(
+                f"tokens_per_step={self.row} does not divide by the longest of lengths, "
+                f"{max(values)}: use a multiple of it, or null"
+            )
+        return problems
