@@ -80,4 +80,6 @@ def _target(result: Result) -> str:
 
 
 def _short(value: float, result: Result) -> str:
-    return f"{value / 1e6:.3g} M/s" if result.amount else f"{1e3 * value:.3g} ms"
+    if result.amount:
+        return f"{value / 1e6:.3g} M/s"
+    return f"{value:.3g} s" if value >= 1 else f"{1e3 * value:.3g} ms"

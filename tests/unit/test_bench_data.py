@@ -194,6 +194,9 @@ def test_a_table_compares_with_ours() -> None:
     cells = [list(column.cells) for column in rows.columns]
     assert cells[3] == ["", "0.50 ×"]
     assert cells[4] == ["6e-06 M/s missed", ""]
+    times = table([result(amount=0, target=0.5), result(what="v", amount=0, seconds=[0.25])])
+    assert list(times.columns[2].cells) == ["2 s", "250 ms"]
+    assert list(times.columns[4].cells) == ["500 ms missed", ""]
 
 
 @pytest.mark.parametrize(
