@@ -26,7 +26,6 @@ from lmtrain.data.curriculum_config import CurriculumConfig
 from lmtrain.data.prepare_config import PrepareConfig
 from lmtrain.models.config import ModelConfig
 from lmtrain.parallel.config import ParallelConfig
-from lmtrain.planner import problems
 
 Root = TypeVar("Root")
 
@@ -341,8 +340,10 @@ class RunConfig:
             world=world,
             sequence=sequence,
         )
-        if found or self.model.check() or self.curriculum.check():
+        if sequence == 1 or found or self.model.check() or self.curriculum.check():
             return found
+        from lmtrain.planner import problems  # which needs torch
+
         row = self.train.tokens_per_step // (accumulate * world)
         return problems(self.model, self.parallel, row=row, lengths=self.curriculum.lengths)
 

@@ -99,3 +99,11 @@ def test_models_and_operations_know_no_ranks(package: str) -> None:
 def test_memory_that_nobody_wrote_is_nan() -> None:
     assert torch.empty(3, 4).isnan().all()
     assert torch.zeros(2).new_empty(5).isnan().all()
+
+
+@pytest.mark.parametrize("part", ["models", "ops", "data"])
+def test_what_computes_knows_of_no_other_process(part: str) -> None:
+    """Strategies are put in from outside: nothing here sends."""
+    files = sorted((ROOT / "lmtrain" / part).rglob("*.py"))
+    assert files
+    assert [str(file) for file in files if "torch.distributed" in file.read_text()] == []

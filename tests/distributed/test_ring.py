@@ -20,7 +20,7 @@ def errors(size: int) -> list[dict[Case, float]]:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("size", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [2, 4, pytest.param(8, marks=pytest.mark.long)])
 def test_equals_one_process(size: int, strategy: str) -> None:
     asked = [case for case in cases(SPAN, size) if case.strategy == strategy]
     for rank, found in enumerate(errors(size)):
