@@ -84,6 +84,8 @@ def _bench(config: Any) -> int:
     match config.what:
         case "sp":
             from lmtrain.bench.parallel import bench_strategies as bench
+        case "rows":
+            from lmtrain.bench.rows import bench_rows as bench
         case "links":
             from lmtrain.bench.links import bench_links as bench
         case "data":

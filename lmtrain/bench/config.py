@@ -12,6 +12,7 @@ class BenchKind(StrEnum):
 
     step = "step"
     sp = "sp"
+    rows = "rows"
     links = "links"
     data = "data"
     curriculum = "curriculum"
@@ -41,10 +42,10 @@ class BenchConfig:
     """Measurements: of a step against peers, of strategies that share rows, of links, of data."""
 
     what: BenchKind = BenchKind.step
-    """step: one training step of models of one size, against transformers; sp: every strategy of
-    sequence parallelism, one layer; links: speed between processes and of kernels, for
-    parallel.links, both of them under torchrun; data: preparation, decomposition, the plan and the
-    loader; curriculum: steps of decomposed and of concatenated documents."""
+    """step: one training step of models of one size, against transformers. Under torchrun, sp:
+    every strategy of sequence parallelism, one layer; rows: whole stacks under some of them; links:
+    speed between processes and of kernels, for parallel.links. data: preparation, decomposition,
+    the plan and the loader; curriculum: steps of decomposed and of concatenated documents."""
     pattern: str = ""
     """Our stack; empty is GGGA (step), or A (curriculum)."""
     lengths: list[int] = field(default_factory=lambda: [1024, 4096])
@@ -56,6 +57,11 @@ class BenchConfig:
     remat: bool = False
     """Let our blocks keep only their inputs, and compute the rest again in the backward pass
     (step, curriculum)."""
+    stacks: list[str] = field(default_factory=lambda: ["GGGA"])
+    """Patterns, each with the strategies that are not automatic: stacks=['GGGA G=lasp2 A=ring'].
+    G and M also take serial, state passing without a parallel scan (rows)."""
+    layers: int = 4
+    """Blocks of a stack (rows)."""
     letters: str = "AWMG"
     """Mixers to measure (sp)."""
     size: str = "debug"
