@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
 # One torchrun on each of several "hosts" of this machine: network namespaces whose links are as
 # slow as a real network.
-#   scripts/two_hosts.sh [--hosts 2] [--ranks 1] [--rate 1gbit] [--] [arguments of torchrun]
+#   scripts/two_hosts.sh [--hosts 2] [--ranks 1] [--rate 1gbit] [--cores 0.5] [--] [torchrun's]
 #   scripts/two_hosts.sh                                            measures the links
 #   scripts/two_hosts.sh --hosts 4 -- -m lmtrain bench what=sp 'lengths=[4096]'
 #   scripts/two_hosts.sh --ranks 2 -- -m lmtrain train parallel.sequence=4
-# Needs root, and ip and tc of iproute2.
+# --cores is what a rank may use of this machine's cores: without it, ranks take the time of those
+# that wait, as no rank of a real cluster can. Needs root, and ip and tc of iproute2.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-hosts=2 ranks=1 rate=1gbit
+hosts=2 ranks=1 rate=1gbit cores=
 while [ $# -gt 0 ]; do
     case $1 in
         --hosts) hosts=$2; shift 2 ;;
         --ranks) ranks=$2; shift 2 ;;
         --rate) rate=$2; shift 2 ;;
+        --cores) cores=$2; shift 2 ;;
         --) shift; break ;;
-        --*) echo "unknown option $1: --hosts, --ranks or --rate" >&2; exit 2 ;;
+        --*) echo "unknown option $1: --hosts, --ranks, --rate or --cores" >&2; exit 2 ;;
         *) break ;;
     esac
 done
@@ -36,6 +38,22 @@ if ! ip netns add "${name}h0" 2>/dev/null; then
     exit 0
 fi
 
+# A rank enters a group of its own, whose time is limited in slices of 10 ms.
+period=10000 groups=/sys/fs/cgroup enter=()
+[ -d "$groups/cpu" ] && groups=$groups/cpu # cgroups of version 1
+limit() { # folder
+    mkdir "$1"
+    local quota; quota=$(awk "BEGIN { print int($cores * $period) }")
+    if [ -e "$1/cpu.max" ]; then echo "$quota $period" > "$1/cpu.max"; return; fi
+    echo "$period" > "$1/cpu.cfs_period_us"
+    echo "$quota" > "$1/cpu.cfs_quota_us"
+}
+if [ -n "$cores" ]; then
+    for ((rank = 0; rank < hosts * ranks; rank++)); do limit "$groups/${name}r$rank"; done
+    enter=(--no-python bash -c "echo \$\$ > $groups/${name}r\$RANK/cgroup.procs; exec python \"\$@\"" _)
+    PATH=$(dirname "$torchrun"):$PATH
+fi
+
 jobs=()
 cleanup() {
     trap - EXIT INT TERM
@@ -43,6 +61,7 @@ cleanup() {
     wait 2>/dev/null || true
     for ((host = 0; host < hosts; host++)); do ip netns del "${name}h$host" 2>/dev/null || true; done
     ip link del "${name}b" 2>/dev/null || true
+    [ -z "$cores" ] || rmdir "$groups/${name}"r* 2>/dev/null || true
 }
 trap cleanup EXIT
 trap 'exit 130' INT
@@ -75,7 +94,7 @@ for ((host = 0; host < hosts; host++)); do
     ip netns exec "${name}h$host" "$torchrun" --nnodes="$hosts" --nproc-per-node="$ranks" \
         --rdzv-backend=c10d --rdzv-id="$name" \
         --rdzv-endpoint=10.77.0.1:29400 --rdzv-conf="is_host=$meets" \
-        --local-addr="10.77.0.$((host + 1))" "$@" &
+        --local-addr="10.77.0.$((host + 1))" "${enter[@]}" "$@" &
     jobs+=($!) meets=false
 done
 failed=0
