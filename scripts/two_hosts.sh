@@ -38,19 +38,28 @@ if ! ip netns add "${name}h0" 2>/dev/null; then
     exit 0
 fi
 
-# A rank enters a group of its own, whose time is limited in slices of 10 ms.
-period=10000 groups=/sys/fs/cgroup enter=()
-[ -d "$groups/cpu" ] && groups=$groups/cpu # cgroups of version 1
-limit() { # folder
-    mkdir "$1"
-    local quota; quota=$(awk "BEGIN { print int($cores * $period) }")
-    if [ -e "$1/cpu.max" ]; then echo "$quota $period" > "$1/cpu.max"; return; fi
-    echo "$period" > "$1/cpu.cfs_period_us"
-    echo "$quota" > "$1/cpu.cfs_quota_us"
-}
+# A rank enters a control group of its own, whose time is limited in slices of 10 ms.
+groups=/sys/fs/cgroup enter=()
+[ -d "$groups/cpu" ] && groups=$groups/cpu # version 1
 if [ -n "$cores" ]; then
-    for ((rank = 0; rank < hosts * ranks; rank++)); do limit "$groups/${name}r$rank"; done
-    enter=(--no-python bash -c "echo \$\$ > $groups/${name}r\$RANK/cgroup.procs; exec python \"\$@\"" _)
+    seen=$(mktemp -d) # a namespace has a /sys of its own, without control groups
+    mount --bind "$groups" "$seen"
+    export LMTRAIN_GROUP=$seen/${name}r LMTRAIN_PERIOD=10000
+    LMTRAIN_QUOTA=$(awk "BEGIN { print int($cores * $LMTRAIN_PERIOD) }")
+    export LMTRAIN_QUOTA
+    # shellcheck disable=SC2016  # the rank expands it
+    enter=(--no-python bash -c '
+        set -e
+        group=$LMTRAIN_GROUP$RANK
+        mkdir "$group"
+        if [ -e "$group/cpu.max" ]; then
+            echo "$LMTRAIN_QUOTA $LMTRAIN_PERIOD" > "$group/cpu.max"
+        else
+            echo "$LMTRAIN_PERIOD" > "$group/cpu.cfs_period_us"
+            echo "$LMTRAIN_QUOTA" > "$group/cpu.cfs_quota_us"
+        fi
+        echo $BASHPID > "$group/cgroup.procs" # torchrun reads a double dollar as one
+        exec python "$@"' _)
     PATH=$(dirname "$torchrun"):$PATH
 fi
 
@@ -61,7 +70,10 @@ cleanup() {
     wait 2>/dev/null || true
     for ((host = 0; host < hosts; host++)); do ip netns del "${name}h$host" 2>/dev/null || true; done
     ip link del "${name}b" 2>/dev/null || true
-    [ -z "$cores" ] || rmdir "$groups/${name}"r* 2>/dev/null || true
+    if [ -n "$cores" ]; then
+        rmdir "$seen/${name}"r* 2>/dev/null || true
+        umount "$seen" && rmdir "$seen"
+    fi
 }
 trap cleanup EXIT
 trap 'exit 130' INT

@@ -264,11 +264,11 @@ def _tell(found: list[Measurement], config: BenchConfig) -> None:
 def _table(found: list[Measurement], config: BenchConfig) -> Table:
     table = Table(
         title=f"A step of {config.layers} blocks of size {config.size} on {config.device}, "
-        f"{found[0].ranks} processes to a row, medians"
+        f"{found[0].ranks} processes to a row: median seconds, MiB sent, MiB at the peak"
     )
-    table.add_column("stack", no_wrap=True)
-    table.add_column("runs")
-    for heading in ("tokens", "seconds", "of the first", "MiB sent", "peak MiB"):
+    table.add_column("stack", min_width=10)
+    table.add_column("runs", min_width=18)
+    for heading in ("tokens", "s", "of first", "MiB", "peak"):
         table.add_column(heading, justify="right", no_wrap=True)
     for m in found:
         first = next(other for other in found if other.length == m.length)
