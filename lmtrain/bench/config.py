@@ -83,7 +83,7 @@ class BenchConfig:
     input: str | None = None
     """Texts to prepare, as input of prepare; null is the source of Python's standard library
     (data)."""
-    characters: int = 8_000_000
+    characters: int = 24_000_000
     """How many of them, about (data)."""
     tokenizer: str = "bpe:16384"
     """Tokenizer of the texts, as tokenizer of prepare (data)."""
