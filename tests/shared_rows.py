@@ -194,7 +194,8 @@ def _compare(case: Case, lengths: list[int], mesh: SequenceMesh, traffic: Traffi
     expected = _one_process(alone, tuple(lengths))
     expected = [x[span] for x in expected[:2]] + expected[2:]
     traffic.sent = 0
-    actual = run(parallel(case, mesh), *(x[span] for x in text(whole.bounds[-1])), layout)
+    tokens, targets = (x[span] for x in text(whole.bounds[-1]))
+    actual = run(parallel(case, mesh), tokens, targets, layout)
     sent = traffic.sent
     for grad in actual[2:]:
         dist.all_reduce(grad)

@@ -7,6 +7,8 @@ stays on its rank.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ from lmtrain.ops.remat import remember
 from lmtrain.parallel.collectives import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from lmtrain.layout import SequenceLayout
 
@@ -77,22 +79,32 @@ class Zeco:
         """
 
         def run() -> Tensor | None:
-            before, after = self.group.rank - step, self.group.rank + step
-            arrivals = [self.group.receive(before, part) for part in self._blocks(source)]
-            own = self._blocks(mine)
+            arriving = self._arriving(self.group.rank - step, source)
+            own, after = self._blocks(mine), self.group.rank + step
             if through is None:  # the next rank need not wait for what comes here
                 leaving = [self.group.send(after, part) for part in own]
-                came = [arrival() for arrival in arrivals]
+                came = list(arriving)
             else:
                 leaving, came = [], list[Tensor]()
-                for arrival, part in zip(arrivals, own, strict=True):
-                    came.append(arrival())
-                    leaving.append(self.group.send(after, through(came[-1]) + part))
+                for state, part in zip(arriving, own, strict=True):
+                    came.append(state)
+                    leaving.append(self.group.send(after, through(state) + part))
             for wait in leaving:
                 wait()
             return torch.cat(came, -1) if came else None
 
         return beside(run, (source, mine), self.group.device)
+
+    def _arriving(self, rank: int, like: Tensor | None) -> Iterator[Tensor]:
+        """The blocks from a rank; one is asked for ahead, so that what is sent meanwhile need not
+        queue behind them all."""
+        waiting = deque[Callable[[], Tensor]]()
+        for part in self._blocks(like):
+            waiting.append(self.group.receive(rank, part))
+            if len(waiting) > 1:
+                yield waiting.popleft()()
+        for wait in waiting:
+            yield wait()
 
     def _blocks(self, state: Tensor | None) -> tuple[Tensor, ...]:
         return () if state is None else state.tensor_split(self.blocks, -1)
