@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Thirty steps of a stack of all mixers, its rows held by 1, 2 and 4 processes: the same losses.
-# A checkpoint of 2 processes goes on with 4. Usage: scripts/smoke.sh [overrides of lmtrain train]
+# Rows of 2,048 tokens, so that pieces of 1,024 and 2,048 cross from process to process. A checkpoint
+# of 2 processes goes on with 4. Usage: scripts/smoke.sh [overrides of lmtrain train]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=runs/smoke
@@ -8,7 +9,8 @@ rm -rf "$runs"
 
 train() { # folder, processes that share every row, steps, more overrides
   lmtrain train run.dir="$runs/$1" launch.nproc="$2" parallel.sequence="$2" train.steps="$3" \
-    model.pattern=GWMA curriculum.cycle_steps=10 optim.schedule=constant optim.warmup_steps=5 \
+    model.pattern=GWMA curriculum.cycle_steps=10 curriculum.max_length=2048 train.accumulate=2 \
+    optim.lr=1e-3 optim.schedule=constant optim.warmup_steps=10 \
     validation.every=null validation.tokens=16384 samples.count=1 samples.tokens=16 "${@:4}"
 }
 

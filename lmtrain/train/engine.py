@@ -108,8 +108,8 @@ class LocalEngine:
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         grads = [local(p.grad) for p in parameters if p.grad is not None]
-        squares = torch.nn.utils.get_total_norm(grads).double().square()
-        norm = self.total(squares).sqrt().item()
+        norms = torch._foreach_norm(grads, 2, torch.float64)  # pyright: ignore[reportPrivateImportUsage]
+        norm = self.total(torch.stack(norms).square().sum()).sqrt().item()
         check_finite(norm)
         if clip is not None and norm > clip:
             torch._foreach_mul_(grads, clip / norm)  # pyright: ignore[reportPrivateImportUsage]
