@@ -208,15 +208,38 @@ def _compare(case: Case, lengths: list[int], mesh: SequenceMesh, traffic: Traffi
     )
 
 
-def saved_and_mutated() -> tuple[dict[str, tuple[int, int]], dict[str, float]]:
-    """Bytes kept for the backward, by mixture, of one process and of this rank.
+@dataclass(frozen=True)
+class Probed:
+    """What a rank found out beside equality."""
 
-    And for each mutation, the largest error of all cases of the mixer that shows it.
-    """
+    saved: dict[str, tuple[int, int]]
+    """Bytes kept for the backward, by mixture, of one process and of this rank."""
+    mutated: dict[str, float]
+    """For each mutation, the largest error of all cases of the mixer that shows it."""
+    unelided: float
+    """The largest error when all ranks speak, whatever the documents."""
+
+
+def probe() -> Probed:
+    """Look at everything else."""
     mesh = open_mesh(traffic := Traffic())
     mixtures = {str(m): Case("GWMA", tuple(m.items())) for m in MIXTURES}
-    saved = {name: _saved_both(case, mesh) for name, case in mixtures.items()}
-    return saved, {name: _mutated(name, mesh, traffic) for name in MUTATIONS}
+    return Probed(
+        {name: _saved_both(case, mesh) for name, case in mixtures.items()},
+        {name: _mutated(name, mesh, traffic) for name in MUTATIONS},
+        _unelided(mesh, traffic),
+    )
+
+
+def _unelided(mesh: SequenceMesh, traffic: Traffic) -> float:
+    """Mixtures on rows whose documents need less than all ranks, or none."""
+    with patch.object(parallelize, "_degree", lambda _, ranks: ranks):
+        every = rows(SPAN, mesh.size)
+        return max(
+            _compare(Case("GWMA", tuple(m.items())), every[name], mesh, traffic).error
+            for m in MIXTURES
+            for name in ("a document a rank", "equal documents", "empty rank")
+        )
 
 
 def _saved_both(case: Case, mesh: SequenceMesh) -> tuple[int, int]:

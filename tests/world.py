@@ -14,7 +14,7 @@ from torch.multiprocessing import get_context
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 1200
 
 
 def run(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:

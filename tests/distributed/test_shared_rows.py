@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import shared_rows
-from shared_rows import MUTATIONS, Case, Found, cases
+from shared_rows import MUTATIONS, Case, Found, Probed, cases
 from world import run
 
 WORLDS = [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.long)]
@@ -20,8 +20,8 @@ def found(world: int) -> list[dict[tuple[Case, str], Found]]:
 
 
 @cache
-def saved_and_mutated() -> list[tuple[dict[str, tuple[int, int]], dict[str, float]]]:
-    return run(4, shared_rows.saved_and_mutated)
+def probed() -> list[Probed]:
+    return run(4, shared_rows.probe)
 
 
 def name(case: Case) -> str:
@@ -62,11 +62,16 @@ def test_recomputation_sends_nothing_again(world: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_wrong_line_is_seen(mutation: str) -> None:
-    assert max(errors[mutation] for _, errors in saved_and_mutated()) > 1e-6
+    assert max(rank.mutated[mutation] for rank in probed()) > 1e-6
 
 
 @pytest.mark.slow
 def test_four_ranks_keep_a_quarter_of_the_activations_each() -> None:
-    for saved, _ in saved_and_mutated():
-        for mixture, (whole, part) in saved.items():
+    for rank in probed():
+        for mixture, (whole, part) in rank.saved.items():
             assert part <= 0.35 * whole, mixture
+
+
+@pytest.mark.slow
+def test_what_documents_leave_out_changes_nothing() -> None:
+    assert max(rank.unelided for rank in probed()) < 1e-10

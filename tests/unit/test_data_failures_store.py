@@ -118,3 +118,8 @@ def test_boundaries_are_not_guessed_from_token_ids(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", [f"one{end}two", "three"], val_fraction=0)
     assert np.diff(np.load(tmp_path / "store" / "shard-00000.off.npy")).tolist() == [20, 6]
     assert store.manifest.counts.documents == 2
+
+
+def test_training_never_streams_from_a_hub() -> None:
+    with pytest.raises(ValueError, match=r"data\.source=hf:name is no folder: prepare a store"):
+        open_store(DataConfig(source="hf:name"))

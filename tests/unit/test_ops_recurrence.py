@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from lmtrain.layout import SequenceLayout
 from lmtrain.ops import reference
 from lmtrain.ops.gated_delta import GatedDelta, inverse
+from lmtrain.ops.recurrence import AffineState, act, coact
 from lmtrain.ops.ssd import ScalarDecay
 
 TOLERANCE = 1e-10
@@ -141,3 +142,18 @@ def test_documents_do_not_see_each_other(name: str) -> None:
     assert torch.equal(before[37:], after[37:])
     assert torch.equal(before[:36], after[:36])
     assert not torch.equal(before[36], after[36])
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 6, 6)])
+def test_an_affine_state_has_an_identity_and_an_adjoint(shape: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    transition, state, x, y = (
+        torch.randn(*s, generator=draw, dtype=torch.float64)
+        for s in (shape, (4, 6, 5), (4, 6, 5), (4, 6, 5))
+    )
+    one = torch.ones(4) if len(shape) == 1 else torch.eye(6).expand(4, 6, 6)
+    identity = AffineState(one.double(), torch.zeros_like(state))
+    span = AffineState(transition, state)
+    assert torch.equal(identity.then(span).act(x), span.act(x))
+    assert torch.equal(span.then(identity).act(x), span.act(x))
+    assert close((act(transition, x) * y).sum(), (x * coact(transition, y)).sum()) < TOLERANCE
