@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-
 from runs import Run
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from test_data_parallel import check_same_run, start
-
 from runs import Run
+from test_data_parallel import check_same_run, start
 
 if TYPE_CHECKING:
     from pathlib import Path
