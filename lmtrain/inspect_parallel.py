@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
 
 from lmtrain.config import Device, Precision
 from lmtrain.layout import SequenceLayout
-from lmtrain.parallel.links import Rates, read_links, typical
+from lmtrain.parallel.links import known
 from lmtrain.planner import planner
 from lmtrain.shapes import layers
 
@@ -52,6 +51,7 @@ def planned(config: RunConfig, cost: ModelCost) -> list[Planned]:
         ranks_per_host=RANKS_PER_HOST,
         element=2 if config.engine.precision is Precision.bf16 else 4,
     )
+    _, rates = known(config.parallel.links, device, RANKS_PER_HOST)
     rows = config.train.accumulate * max(1, config.launch.nproc // sequence)
     row, counts = config.train.tokens_per_step // rows, layers(config.model)
     found: list[Planned] = []
@@ -60,7 +60,7 @@ def planned(config: RunConfig, cost: ModelCost) -> list[Planned]:
         chosen = {letter: choose(layout) for letter, choose in choosers.items()}
         added = {letter: counts[letter] * choice.seconds for letter, choice in chosen.items()}
         flops = cost.training_flops_per_token([length]) * row / sequence
-        step = flops / _rates(config, device).attention + sum(added.values())
+        step = flops / rates.attention + sum(added.values())
         found += [Planned(k, length, choice, added[k] / step) for k, choice in chosen.items()]
     return found
 
@@ -93,8 +93,3 @@ def _device(config: RunConfig) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _rates(config: RunConfig, device: str) -> Rates:
-    links = config.parallel.links
-    return (read_links(Path(links)) if links else typical(device, RANKS_PER_HOST))[1]

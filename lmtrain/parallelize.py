@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from lmtrain.layout import SequenceLayout
     from lmtrain.models.decoder import Decoder
-    from lmtrain.models.mixers.base import Convolve, Kernel
+    from lmtrain.ops.kernel import Convolve, Kernel
     from lmtrain.parallel.cost import Choice
     from lmtrain.parallel.mesh import SequenceMesh
     from lmtrain.planner import Choose

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from lmtrain.layout import SequenceLayout
 from lmtrain.parallel.cost import Choice, choose
-from lmtrain.parallel.links import Links, Rates, read_links, typical
+from lmtrain.parallel.links import Links, Rates, known
 from lmtrain.shapes import shapes
 
 if TYPE_CHECKING:
@@ -42,10 +41,7 @@ def planner(
     Raises:
         ValueError: the file of links is missing or damaged.
     """
-    if parallel.links:
-        links, rates = read_links(Path(parallel.links))
-    else:
-        links, rates = typical(device, ranks_per_host)
+    links, rates = known(parallel.links, device, ranks_per_host)
 
     def of(letter: str, shape: Shape) -> Choose:
         forced = parallel.strategy.of(letter)

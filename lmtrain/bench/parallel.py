@@ -28,7 +28,7 @@ from lmtrain.models.decoder import build_mixer
 from lmtrain.models.pattern import LETTERS
 from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallel.cost import Choice, choose
-from lmtrain.parallel.links import read_links, typical
+from lmtrain.parallel.links import known
 from lmtrain.parallel.mesh import SequenceMesh, divisors
 from lmtrain.parallel.strategy import FITS, Strategy
 from lmtrain.parallelize import bind
@@ -128,10 +128,7 @@ def _cases(model: ModelConfig, config: BenchConfig) -> tuple[list[_Case], list[s
     degrees = config.degrees or sorted({1, world})
     if wrong := [n for n in degrees if n not in divisors(world)]:
         raise ValueError(f"degrees={wrong} do not divide the {world} processes: choose divisors")
-    if config.links:
-        links, rates = read_links(Path(config.links))
-    else:
-        links, rates = typical(config.device, ranks_per_host())
+    links, rates = known(config.links, config.device, ranks_per_host())
     element = 4 if config.device is BenchDevice.cpu else 2
     for letter, length, degree in product(config.letters, config.lengths, degrees):
         fitting = [s for s in FITS[letter] if not config.strategies or s in config.strategies]

@@ -6,6 +6,7 @@ yet has ``lse = -inf`` and output 0. Outputs, ``lse`` and gradients are gathered
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lmtrain.ops.attention_kernels import attend_tile, tile_gradients
+from lmtrain.ops.remat import remember
 from lmtrain.ops.tiles import Places, Shape, Tile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class Partial(NamedTuple):
@@ -97,11 +99,11 @@ def attend_tiles(q: Tensor, k: Tensor, v: Tensor, tiles: Iterable[Tile]) -> Tens
 class _Tiles(Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
-        partial = Partial.empty(q)
+        result = Partial.empty(q)
         for tile in tiles:
-            partial.meet(tile, q, k, v)
-        out = partial.out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, out, partial.lse)
+            result.meet(tile, q, k, v)
+        out = result.out.to(q.dtype)
+        ctx.save_for_backward(q, k, v, out, result.lse)
         ctx.tiles = tiles
         return out
 
@@ -114,6 +116,35 @@ class _Tiles(Function):
             answered.contribute(tile, k, v, *sums)
         dq, dk, dv = (total.to(x.dtype) for total, x in zip(sums, (q, k, v), strict=True))
         return dq, dk, dv, None
+
+
+def attend_through(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    forward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    backward: Callable[[Answered, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+) -> Tensor:
+    """Attention ``[t, h, d]`` whose keys are not all here: the caller brings them, both ways.
+
+    ``forward`` gives the output and its ``lse``, which a recomputation remembers; ``backward``
+    gives the gradients of ``q, k, v``.
+    """
+    return _Through.apply(q, k, v, forward, backward)  # type: ignore[return-value]
+
+
+class _Through(Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, forward: Any, backward: Any) -> Tensor:
+        out, lse = remember(lambda: partial(forward, q, k, v))()
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.through = backward
+        return out.detach()  # what is remembered stays out of the graph
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, out, lse = ctx.saved_tensors
+        return *ctx.through(Answered(q, out, lse, grad), k, v), None, None
 
 
 def _read(places: Places, flip: bool, x: Tensor) -> Tensor:  # noqa: FBT001

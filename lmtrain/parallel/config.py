@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -37,6 +38,13 @@ class ParallelConfig:
     links: str | None = None
     """Speed of the links and of the kernels, from `lmtrain bench what=links`; null uses typical
     values."""
+
+    def may_use(self, strategy: Strategy, letters: Iterable[str]) -> bool:
+        """Whether a mixer of these letters of a pattern can come to run under ``strategy``."""
+        return any(
+            strategy in FITS[letter] and self.strategy.of(letter) in (Strategy.auto, strategy)
+            for letter in letters
+        )
 
     def check(self, world_size: int) -> list[str]:
         """Every problem of so many processes, each a sentence with key, value and remedy."""

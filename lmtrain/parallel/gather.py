@@ -7,14 +7,12 @@ nothing longer than a span is kept, and sums the gradients where their keys live
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from lmtrain.ops.attention_blocks import Answered, Partial, exact
-from lmtrain.ops.remat import remember
+from lmtrain.ops.attention_blocks import Answered, Partial, attend_through, exact
 from lmtrain.ops.tiles import Tile, visible
 from lmtrain.parallel.routes import check
 
@@ -60,7 +58,9 @@ def gather(
         ValueError: the row is not equal spans of these ranks.
     """
     view = layout.derive(_view, group.size, window)
-    return _Gather.apply(q, k, v, group, view)  # type: ignore[return-value]
+    forward = partial(_forward, group=group, view=view)
+    backward = partial(_backward, group=group, view=view)
+    return attend_through(q, k, v, forward, backward)
 
 
 def gather_bytes(
@@ -76,20 +76,6 @@ def _view(layout: SequenceLayout, ranks: int, window: int | None) -> View:
     span = layout.start, layout.stop
     earlier = visible(layout.bounds, span, (0, layout.start), window) if layout.start else []
     return View(visible(layout.bounds, span, span, window), earlier)
-
-
-class _Gather(Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, group: Group, view: View) -> Tensor:
-        out, lse = remember(lambda: partial(_forward, q, k, v, group, view))()
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.group, ctx.view = group, view
-        return out.detach()  # what is remembered stays out of the graph
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, out, lse = ctx.saved_tensors
-        return *_backward(Answered(q, out, lse, grad), k, v, ctx.group, ctx.view), None, None
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, group: Group, view: View) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from lmtrain.ops.remat import remember
 
 if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
+    from lmtrain.ops.kernel import Convolve
     from lmtrain.parallel.collectives import Group
 
 
@@ -28,16 +29,6 @@ class WindowKernel(Protocol):
         ...
 
 
-class ConvolutionKernel(Protocol):
-    """A short convolution."""
-
-    def __call__(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout
-    ) -> Tensor:
-        """``[t, c]``."""
-        ...
-
-
 def halo_attention(
     kernel: WindowKernel, window: int, *qkv: Tensor, layout: SequenceLayout, group: Group
 ) -> Tensor:
@@ -48,7 +39,7 @@ def halo_attention(
 
 
 def halo_convolution(
-    kernel: ConvolutionKernel,
+    kernel: Convolve,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Self, cast
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Any, Self, cast
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,15 @@ def typical(device: str, ranks_per_host: int) -> tuple[Links, Rates]:
     if device == "cuda":
         return Links(ranks_per_host, NVLINK, INFINIBAND), H100
     return Links(ranks_per_host, GLOO, ETHERNET), CPU_CORE
+
+
+def known(path: str | None, device: str, ranks_per_host: int) -> tuple[Links, Rates]:
+    """What the file of ``parallel.links`` says, or what is typical where there is none.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    return read_links(Path(path)) if path else typical(device, ranks_per_host)
 
 
 def write_links(path: Path, links: Links, rates: Rates) -> None:

@@ -9,14 +9,12 @@ and go home from the last rank that sees the keys.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from lmtrain.ops.attention_blocks import Answered, Partial, exact
-from lmtrain.ops.remat import remember
+from lmtrain.ops.attention_blocks import Answered, Partial, attend_through, exact
 from lmtrain.parallel.collectives import packed_size
 from lmtrain.parallel.routes import routes
 from lmtrain.parallel.zigzag import from_owners, to_owners, zigzag_bytes
@@ -60,11 +58,12 @@ def ring(
         ValueError: the row is not equal spans of these ranks, or with ``zigzag`` equal half spans.
     """
     found = layout.derive(routes, group.size, window, zigzag)
+    forward = partial(_forward, group=group, found=found)
+    backward = partial(_backward, group=group, found=found)
     if not zigzag:
-        return _Ring.apply(q, k, v, group, found)  # type: ignore[return-value]
+        return attend_through(q, k, v, forward, backward)
     q, k, v = to_owners(q, k, v, group=group)
-    out: Tensor = _Ring.apply(q, k, v, group, found)  # type: ignore[assignment]
-    return from_owners(out, group=group)[0]
+    return from_owners(attend_through(q, k, v, forward, backward), group=group)[0]
 
 
 def ring_bytes(
@@ -92,20 +91,6 @@ def ring_bytes(
     moved = zigzag_bytes(len(layout), rank, ranks, heads=heads, head_dim=head_dim, dtype=dtype)
     both = moved if zigzag else 0
     return there + both, there + back + both
-
-
-class _Ring(Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, group: Group, found: Routes) -> Tensor:
-        out, lse = remember(lambda: partial(_forward, q, k, v, group, found))()
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.group, ctx.routes = group, found
-        return out.detach()  # what is remembered stays out of the graph
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, out, lse = ctx.saved_tensors
-        return *_backward(Answered(q, out, lse, grad), k, v, ctx.group, ctx.routes), None, None
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, group: Group, found: Routes) -> tuple[Tensor, Tensor]:

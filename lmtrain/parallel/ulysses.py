@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,15 +17,8 @@ from lmtrain.ops.remat import remember
 
 if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
+    from lmtrain.ops.kernel import Kernel
     from lmtrain.parallel.collectives import Group, Spec
-
-
-class Kernel(Protocol):
-    """A function of token-first, head-second tensors."""
-
-    def __call__(self, *tensors: Tensor, layout: SequenceLayout) -> Tensor:
-        """``[t, h, v]``."""
-        ...
 
 
 def ulysses(kernel: Kernel, *tensors: Tensor, layout: SequenceLayout, group: Group) -> Tensor:

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from lmtrain.config import Device, EngineConfig, EngineKind, Precision
 from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallel.mesh import Place, SequenceMesh
+from lmtrain.parallel.strategy import Strategy
 from lmtrain.parallelize import rematerialize, reshard, shard, share_rows
 from lmtrain.planner import planner
 from lmtrain.train.invariants import check_finite, local, materialize
@@ -184,7 +185,6 @@ class FsdpEngine(LocalEngine):
     def _shard(self, model: Decoder) -> None:
         sequence = self._parallel.sequence
         if sequence > 1:
-            mesh = SequenceMesh.open(sequence, self.device, self._traffic, strided=True)
             choosers = planner(
                 model.config,
                 self._parallel,
@@ -192,6 +192,8 @@ class FsdpEngine(LocalEngine):
                 ranks_per_host=int(os.environ.get("LOCAL_WORLD_SIZE", self.world)),
                 element=2 if self.config.precision is Precision.bf16 else 4,
             )
+            strided = self._parallel.may_use(Strategy.usp, choosers)
+            mesh = SequenceMesh.open(sequence, self.device, self._traffic, strided=strided)
             share_rows(model, choosers, mesh)
         shard(model, init_device_mesh(self.device.type, (self.world,)))
 

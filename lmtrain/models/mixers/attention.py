@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lmtrain.layout import SequenceLayout
     from lmtrain.models.config import AttentionConfig, NormConfig
-    from lmtrain.models.mixers.base import Kernel
+    from lmtrain.ops.kernel import Kernel
 
 
 class KeyValues(NamedTuple):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lmtrain.layout import SequenceLayout
     from lmtrain.models.config import GatedDeltaNetConfig, NormConfig
-    from lmtrain.models.mixers.base import Convolve, Kernel
+    from lmtrain.ops.kernel import Convolve, Kernel
 
 
 class GatedDeltaNet(nn.Module):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lmtrain.layout import SequenceLayout
     from lmtrain.models.config import Mamba2Config, NormConfig
-    from lmtrain.models.mixers.base import Convolve, Kernel
+    from lmtrain.ops.kernel import Convolve, Kernel
 
 
 class Mamba2(nn.Module):
