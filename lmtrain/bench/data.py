@@ -35,7 +35,11 @@ def bench_data(config: BenchConfig) -> tuple[list[Result], list[str]]:
     console.print(table(results))
     for note in notes:
         console.print(note, highlight=False, soft_wrap=True)
-    records = [{**asdict(r), "value": r.value, "met": r.met} for r in results]
+    ours = _ours(results)
+    records = [
+        {**asdict(r), "value": r.value, "met": r.met, "ours_is": ours[r.what].speed_over(r)}
+        for r in results
+    ]
     write_record(config, records, notes)
     return results, notes
 
@@ -52,13 +56,13 @@ def _measure(part: DataPart) -> Callable[[BenchConfig], tuple[list[Result], list
 
 
 def table(results: list[Result]) -> Table:
-    """Work by work, ours first; ``ours is`` compares the speeds."""
+    """Work by work, ours first; ``ours is`` compares the speeds round by round."""
     made = Table(title="Tokens or documents a second and core, or time; median turn")
     made.add_column("what")
     made.add_column("contender")
     for heading in ("value", "ours is", "target"):
         made.add_column(heading, justify="right", no_wrap=True)
-    ours = {result.what: result for result in reversed(results)}
+    ours = _ours(results)
     for result in results:
         mine = ours[result.what]
         if result is mine:
@@ -67,10 +71,15 @@ def table(results: list[Result]) -> Table:
             result.what if result is mine else "",
             result.contender,
             _short(result.value, result),
-            "" if result is mine else f"{mine.value / result.value:.2f} ×",
+            "" if result is mine else f"{mine.speed_over(result):.2f} ×",
             _target(result),
         )
     return made
+
+
+def _ours(results: list[Result]) -> dict[str, Result]:
+    """The first result of each work."""
+    return {result.what: result for result in reversed(results)}
 
 
 def _target(result: Result) -> str:

@@ -123,7 +123,8 @@ def with_target(results: list[Result]) -> list[Result]:
                 f"{other.contender} made {other.amount:,} tokens of the texts, and "
                 f"{mine.contender} {mine.amount:,}: they did not do the same work"
             )
-    return [replace(mine, target=LEAST_RATIO * others[0].value), *others]
+    bare_value = mine.value / mine.speed_over(others[0])
+    return [replace(mine, target=LEAST_RATIO * bare_value), *others]
 
 
 def ours(folder: Path, workers: int) -> Callable[[], Turn]:

@@ -57,6 +57,13 @@ class Result:
             return None
         return self.value >= self.target if self.amount else self.value <= self.target
 
+    def speed_over(self, other: Result) -> float:
+        """How many times as fast as ``other`` at the same work: the median over rounds.
+
+        The two turns of a round follow each other, so a machine whose speed drifts drifts for both.
+        """
+        return statistics.median(b / a for a, b in zip(self.seconds, other.seconds, strict=True))
+
 
 def timed(work: Callable[[], int]) -> Turn:
     """One turn of ``work``, which returns its amount."""

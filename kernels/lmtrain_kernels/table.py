@@ -1,0 +1,82 @@
+"""Where the chunks of packed documents lie: the only thing that kernels know of documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+LEAST_SEGMENT = 8
+"""Chunks: a shorter segment spends more on its summary than it wins by running beside others."""
+
+
+class ChunkTable(NamedTuple):
+    """Chunks, segments and documents of a span; int32 tensors on the device of the inputs.
+
+    A chunk is at most ``size`` consecutive tokens of one document: every document opens a chunk. A
+    segment is the run of consecutive chunks of one document that one program walks from end to end;
+    a document has several where it is long and the card would otherwise stand idle.
+    """
+
+    chunks: Tensor
+    """``[n, 2]``: the first token, and the one after the last."""
+    segments: Tensor
+    """``[s, 2]``: the first chunk, and the one after the last."""
+    documents: Tensor
+    """``[d, 2]``: the first segment, and the one after the last."""
+    size: int
+    """Tokens of a whole chunk."""
+
+    @classmethod
+    def build(
+        cls,
+        lengths: Sequence[int],
+        size: int,
+        *,
+        segment: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """The table of documents of these ``lengths`` (> 0), one after the other.
+
+        ``segment`` is the most chunks of a segment; None cuts no document.
+        """
+        tokens = np.asarray(lengths, np.int64)
+        ends = tokens.cumsum()
+        chunks = _cut(ends - tokens, ends, size)
+        count = -(-tokens // size)
+        last = count.cumsum()
+        segments = _cut(last - count, last, segment or max(1, len(chunks)))
+        pieces = -(-count // (segment or max(1, len(chunks))))
+        last = pieces.cumsum()
+        documents = np.stack([last - pieces, last], 1)
+        tables = (torch.from_numpy(x.astype(np.int32)) for x in (chunks, segments, documents))
+        return cls(*(x.to(device, non_blocking=True) for x in tables), size=size)
+
+
+def segment_chunks(lengths: Sequence[int], size: int, programs: int, wanted: int) -> int | None:
+    """The most chunks of a segment so that a launch has about ``wanted`` programs, or None.
+
+    ``programs`` are the programs of one segment (heads times blocks of a state). Documents are cut
+    only where their number leaves multiprocessors idle, and never below ``LEAST_SEGMENT``.
+    """
+    if len(lengths) * programs >= wanted:
+        return None
+    chunks = sum(-(-length // size) for length in lengths)
+    segments = -(-wanted // programs)
+    return max(LEAST_SEGMENT, -(-chunks // segments))
+
+
+def _cut(starts: NDArray[np.int64], stops: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """``[n, 2]`` pieces of at most ``size`` of the ranges ``[start, stop)``, in order."""
+    counts = -(-(stops - starts) // size)
+    owner = np.repeat(np.arange(len(starts)), counts)
+    index = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
+    begin = starts[owner] + index * size
+    return np.stack([begin, np.minimum(begin + size, stops[owner])], 1)
