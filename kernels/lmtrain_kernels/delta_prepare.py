@@ -1,0 +1,236 @@
+"""Gated delta rule: what a chunk needs no state for, its triangular system solved.
+
+Yang et al. 2025 (arXiv 2412.06464), section 3.3: with ``G`` the cumulative log decay of a chunk,
+
+    A = tril(beta (K K^T * e^(G_i - G_j)), -1)     T = (I + A)^-1
+    [u | w] = T [beta V | beta e^G K]
+"""
+
+# pyright: reportArgumentType=false, reportIndexIssue=false, reportOptionalSubscript=false
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from lmtrain_kernels.dots import (
+    between,
+    dot,
+    load_numbers,
+    load_tile,
+    store_numbers,
+    store_tile,
+)
+from lmtrain_kernels.tuned import tuned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain_kernels.table import ChunkTable
+
+CHUNK = 64
+"""Tokens of a chunk."""
+
+
+class Prepared(NamedTuple):
+    """Of every token and value head."""
+
+    total: Tensor
+    """``[t, h]`` fp32: log decay since the chunk began, its own included."""
+    inverse: Tensor
+    """``[t, h, 64]`` in the dtype of keys: the token's row of ``T``."""
+    w: Tensor
+    """``[t, h, k]`` in the dtype of keys: what the entering state is read with."""
+    u: Tensor
+    """``[t, h, v]`` in the dtype of keys: what is written if that state is zero."""
+
+
+def prepare(k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, table: ChunkTable) -> Prepared:
+    """Solve the triangular system of every chunk.
+
+    Args:
+        k: ``[t, g, k]`` keys of norm <= 1.
+        v: ``[t, h, v]`` values, in the dtype of keys; head i has key head ``i // (h / g)``.
+        decay: ``[t, h]`` fp32 log decays (<= 0).
+        beta: ``[t, h]`` fp32 in [0, 2].
+        table: chunks of 64 tokens.
+
+    Raises:
+        ValueError: the table has other chunks, ``g`` does not divide ``h`` or dtypes differ.
+    """
+    _check(k, v, table)
+    heads = v.shape[1]
+    total = torch.empty_like(decay, dtype=torch.float32)
+    inverse = k.new_empty(k.shape[0], heads, table.size)
+    w, u = _launch(k, v, decay, beta, total, inverse, table, solve=True)
+    return Prepared(total, inverse, w, u)
+
+
+def recompute(
+    k: Tensor, v: Tensor, beta: Tensor, total: Tensor, inverse: Tensor, table: ChunkTable
+) -> tuple[Tensor, Tensor]:
+    """``w`` and ``u`` of ``prepare`` again, bit by bit, from its ``total`` and ``inverse``."""
+    _check(k, v, table)
+    return _launch(k, v, total, beta, total, inverse, table, solve=False)
+
+
+def _check(k: Tensor, v: Tensor, table: ChunkTable) -> None:
+    if table.size != CHUNK:
+        raise ValueError(f"a table of chunks of {table.size} tokens: build it with size={CHUNK}")
+    if v.shape[1] % k.shape[1]:
+        raise ValueError(f"{v.shape[1]} value heads do not divide by {k.shape[1]} key heads")
+    if k.dtype != v.dtype:
+        raise ValueError(f"keys are {k.dtype} and values {v.dtype}: cast one to the other")
+
+
+def _launch(
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    total: Tensor,
+    inverse: Tensor,
+    table: ChunkTable,
+    *,
+    solve: bool,
+) -> tuple[Tensor, Tensor]:
+    """Fill ``total`` and ``inverse`` if ``solve``, and return ``w, u``."""
+    (t, groups, key), (_, heads, value) = k.shape, v.shape
+    w, u = k.new_empty(t, heads, key), k.new_empty(t, heads, value)
+    launch = tuned("delta_prepare", k.device, dtype=str(k.dtype).removeprefix("torch."))
+    block = launch.pop("BLOCK")
+    _prepare[(len(table.chunks) * heads,)](
+        *(k, v, decay, beta, table.chunks, total, inverse, w, u),
+        HEADS=heads,
+        SHARED=heads // groups,
+        KEY=key,
+        VALUE=value,
+        C=table.size,
+        KEY_BLOCK=min(block, triton.next_power_of_2(key)),
+        VALUE_BLOCK=min(block, triton.next_power_of_2(value)),
+        SOLVE=solve,
+        **launch,
+    )
+    return w, u
+
+
+@triton.jit
+def _prepare(
+    k,
+    v,
+    decay,
+    beta,
+    chunks,
+    total,
+    inverse,
+    w,
+    u,
+    HEADS: tl.constexpr,
+    SHARED: tl.constexpr,
+    KEY: tl.constexpr,
+    VALUE: tl.constexpr,
+    C: tl.constexpr,
+    KEY_BLOCK: tl.constexpr,
+    VALUE_BLOCK: tl.constexpr,
+    SOLVE: tl.constexpr,
+):
+    """One chunk of one value head."""
+    chunk, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
+    start = tl.load(chunks + 2 * chunk).to(tl.int64)
+    count = (tl.load(chunks + 2 * chunk + 1) - start).to(tl.int32)
+    token, GROUPS = start * HEADS + head, HEADS // SHARED
+    k += (start * GROUPS + head // SHARED) * KEY
+
+    b = load_numbers(beta + token, count, HEADS, C)
+    if SOLVE:
+        G = tl.cumsum(load_numbers(decay + token, count, HEADS, C), 0)
+        store_numbers(total + token, G, count, HEADS, C)
+        similar = tl.zeros((C, C), tl.float32)
+        for column in tl.range(0, KEY, KEY_BLOCK):
+            K = load_tile(k, count, column, GROUPS * KEY, KEY, C, KEY_BLOCK)
+            similar += dot(K, tl.trans(K))
+        row = tl.arange(0, C)
+        A = tl.where(row[:, None] > row[None, :], b[:, None] * similar * between(G, C), 0.0)
+        T = unit_inverse(A, C, 16, 2).to(inverse.dtype.element_ty)
+        store_tile(inverse + token * C, T, count, 0, HEADS * C, C, C, C)
+    else:
+        G = load_numbers(total + token, count, HEADS, C)
+        T = load_tile(inverse + token * C, count, 0, HEADS * C, C, C, C)
+
+    for column in tl.range(0, VALUE, VALUE_BLOCK):
+        V = load_tile(v + token * VALUE, count, column, HEADS * VALUE, VALUE, C, VALUE_BLOCK)
+        U = dot(T, (b[:, None] * V).to(T.dtype))
+        store_tile(u + token * VALUE, U, count, column, HEADS * VALUE, VALUE, C, VALUE_BLOCK)
+    b *= tl.exp(G)
+    for column in tl.range(0, KEY, KEY_BLOCK):
+        K = load_tile(k, count, column, GROUPS * KEY, KEY, C, KEY_BLOCK)
+        W = dot(T, (b[:, None] * K).to(T.dtype))
+        store_tile(w + token * KEY, W, count, column, HEADS * KEY, KEY, C, KEY_BLOCK)
+
+
+@triton.jit
+def unit_inverse(A, C: tl.constexpr, BASE: tl.constexpr, LEVELS: tl.constexpr):
+    """``(I + A)^-1`` of strictly lower triangular ``A [C, C]``, ``C = BASE 2^LEVELS``.
+
+    Diagonal blocks by substitution, then merged in pairs: all that is ever held are blocks of the
+    inverse itself, so nothing overflows that does not there.
+    """
+    T = _substitute(_diagonal(A, C // BASE, BASE, 0), C // BASE, BASE)
+    for level in tl.static_range(LEVELS):
+        T = _merge(T, A, C // (BASE << level), BASE << level)
+    return tl.reshape(T, (C, C))
+
+
+@triton.jit
+def _diagonal(A, N: tl.constexpr, B: tl.constexpr, BELOW: tl.constexpr):
+    """``[N, B, B]``: blocks of ``A [N B, N B]`` on the diagonal, or ``BELOW`` it, zero before."""
+    i = tl.arange(0, N)[:, None, None, None]
+    j = tl.arange(0, N)[None, None, :, None]
+    return tl.sum(tl.where(i == j + BELOW, tl.reshape(A, (N, B, N, B)), 0.0), axis=2)
+
+
+@triton.jit
+def _substitute(A, N: tl.constexpr, B: tl.constexpr):
+    """``(I + A)^-1`` of ``A [N, B, B]``: one column of ``A`` after the other is eliminated."""
+    row, column = tl.arange(0, B)[None, :, None], tl.arange(0, B)[None, None, :]
+    T = tl.where(row == column, 1.0, tl.zeros((N, B, B), tl.float32))
+    for j in range(B - 1):
+        factor = tl.sum(tl.where(column == j, A, 0.0), axis=2)
+        pivot = tl.sum(tl.where(row == j, T, 0.0), axis=1)
+        T -= factor[:, :, None] * pivot[:, None, :]
+    return T
+
+
+@triton.jit
+def _merge(T, A, N: tl.constexpr, B: tl.constexpr):
+    """Inverses ``[N / 2, 2 B, 2 B]`` of twice the blocks of ``A`` that ``T [N, B, B]`` inverts."""
+    upper, lower = _side(T, 0, N, B), _side(T, 1, N, B)
+    link = _side(_diagonal(A, N, B, 1), 1, N, B)
+    if N == 2:  # tensor cores of Hopper know no batches
+        link = tl.reshape(link, (B, B))
+        link = dot(dot(tl.reshape(lower, (B, B)), link), tl.reshape(upper, (B, B)))
+        link = tl.reshape(link, (1, B, B))
+    else:
+        link = dot(dot(lower, link), upper)
+    i = tl.arange(0, 2)[None, :, None, None, None]
+    j = tl.arange(0, 2)[None, None, None, :, None]
+    upper, lower, link = _spread(upper), _spread(lower), _spread(link)
+    whole = tl.where(i == j, tl.where(i == 0, upper, lower), tl.where(i > j, -link, 0.0))
+    return tl.reshape(whole, (N // 2, 2 * B, 2 * B))
+
+
+@triton.jit
+def _side(blocks, SIDE: tl.constexpr, N: tl.constexpr, B: tl.constexpr):
+    """Every other of ``blocks [N, B, B]``, the first being ``SIDE``."""
+    side = tl.arange(0, 2)[None, :, None, None]
+    pairs = tl.reshape(blocks, (N // 2, 2, B, B))
+    return tl.sum(tl.where(side == SIDE, pairs, 0.0), axis=1)
+
+
+@triton.jit
+def _spread(blocks):
+    """``[n, B, B]`` to ``[n, 1, B, 1, B]``."""
+    return blocks[:, None, :, None, :]

@@ -1,0 +1,81 @@
+"""What kernels over chunks share: tiles of tokens, products and decays in the right precision."""
+
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def dot(a, b):
+    """``a @ b`` in fp32: exact products of fp32 operands, tensor cores for 16-bit ones."""
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+def add_dot(total, a, b):
+    """``total + a @ b``, as ``dot``."""
+    return tl.dot(a, b, total, input_precision="ieee")
+
+
+@triton.jit
+def load_tile(
+    pointer,
+    count,
+    column,
+    STRIDE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """``[ROWS, COLUMNS]`` from ``column`` on; zero beyond ``count`` rows and ``WIDTH`` columns."""
+    row = tl.arange(0, ROWS)[:, None]
+    column += tl.arange(0, COLUMNS)[None, :]
+    inside = row < count
+    if WIDTH % COLUMNS:
+        inside = inside & (column < WIDTH)
+    return tl.load(pointer + row * STRIDE + column, mask=inside, other=0.0)
+
+
+@triton.jit
+def store_tile(
+    pointer,
+    tile,
+    count,
+    column,
+    STRIDE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Where ``load_tile`` reads, in the dtype that is there."""
+    row = tl.arange(0, ROWS)[:, None]
+    column += tl.arange(0, COLUMNS)[None, :]
+    inside = row < count
+    if WIDTH % COLUMNS:
+        inside = inside & (column < WIDTH)
+    tl.store(pointer + row * STRIDE + column, tile.to(pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def load_numbers(pointer, count, STRIDE: tl.constexpr, ROWS: tl.constexpr):
+    """``[ROWS]`` in fp32, one of each token; zero beyond ``count``."""
+    row = tl.arange(0, ROWS)
+    return tl.load(pointer + row * STRIDE, mask=row < count, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_numbers(pointer, numbers, count, STRIDE: tl.constexpr, ROWS: tl.constexpr):
+    """Where ``load_numbers`` reads."""
+    row = tl.arange(0, ROWS)
+    tl.store(pointer + row * STRIDE, numbers, mask=row < count)
+
+
+@triton.jit
+def between(total, ROWS: tl.constexpr):
+    """``e^(G_i - G_j)`` for ``i >= j``, else 0, of cumulative log decays ``total [ROWS]``."""
+    row = tl.arange(0, ROWS)
+    past = row[:, None] >= row[None, :]
+    return tl.exp(tl.where(past, total[:, None] - total[None, :], float("-inf")))
