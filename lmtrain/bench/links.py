@@ -17,6 +17,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
+from lmtrain.bench.record import record
 from lmtrain.bench.world import alone, joined, ranks_per_host, seconds
 from lmtrain.config import require
 from lmtrain.layout import SequenceLayout
@@ -179,4 +180,5 @@ def _tell(found: Speeds, config: BenchConfig) -> None:
     for name, rate in asdict(found.rates).items():
         console.print(f"{name}: {rate / 1e9:,.3g} {'GB' if name == 'memory' else 'GFLOP'}/s")
     if config.out:
-        write_links(Path(config.out), found.links, found.rates)
+        calls = [{"class": kind, **c._asdict()} for kind, made in found.calls.items() for c in made]
+        write_links(Path(config.out), found.links, found.rates, record(config, calls))

@@ -6,11 +6,9 @@ projections and its convolution. Bytes are counted where messages leave, beside 
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import asdict, dataclass
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -20,6 +18,7 @@ from rich.table import Table
 
 from lmtrain.bench.config import BenchDevice
 from lmtrain.bench.memory import memory_meter
+from lmtrain.bench.record import write_record
 from lmtrain.bench.world import alone, joined, now, ranks_per_host, slowest
 from lmtrain.config import config_dir, read, require
 from lmtrain.layout import SequenceLayout
@@ -35,6 +34,8 @@ from lmtrain.parallelize import bind
 from lmtrain.shapes import shape
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from lmtrain.bench.config import BenchConfig
@@ -205,9 +206,7 @@ def _tell(measurements: list[Measurement], refused: list[str], config: BenchConf
     console.print(_table(measurements, config))
     for reason in refused:
         console.print(f"not measured, {reason}", highlight=False, soft_wrap=True)
-    if config.out:
-        records = [asdict(m) for m in measurements]
-        Path(config.out).write_text(json.dumps(records, indent=1))
+    write_record(config, [asdict(m) for m in measurements], refused)
 
 
 def _table(measurements: list[Measurement], config: BenchConfig) -> Table:

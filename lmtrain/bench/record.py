@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -19,34 +20,72 @@ if TYPE_CHECKING:
 
     from lmtrain.bench.config import BenchConfig
 
-PACKAGES = ("numpy", "torch", "tokenizers", "datasets", "ai2-olmo-core")
+PACKAGES = (
+    *("numpy", "torch", "triton", "transformers", "tokenizers", "datasets", "ai2-olmo-core"),
+    *("fla-core", "flash-linear-attention", "flash-qla", "tilelang", "mamba-ssm", "causal-conv1d"),
+)
+"""Whose versions are recorded, as far as they are installed."""
 
 
 def write_record(
-    config: BenchConfig, results: Sequence[dict[str, Any]], notes: Sequence[str]
+    config: BenchConfig, results: Sequence[dict[str, Any]], notes: Sequence[str] = ()
 ) -> None:
     """Write everything to ``config.out``, if it is set."""
-    if not config.out:
-        return
-    record = {
-        "command": shlex.join(sys.orig_argv),
-        "machine": machine(),
+    if config.out:
+        made = record(config, results, notes)
+        Path(config.out).write_text(json.dumps(made, indent=1) + "\n")
+
+
+def record(
+    config: BenchConfig, results: Sequence[dict[str, Any]], notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Results with the command, the machine and the configuration that gave them."""
+    return {
+        "command": command(config),
+        "machine": machine(config.device),
         "config": asdict(config),
         "results": list(results),
         "notes": list(notes),
     }
-    Path(config.out).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def machine() -> dict[str, Any]:
-    """Where it ran: processor, usable cores, and the versions of what took part."""
+def command(config: BenchConfig) -> str:
+    """What a person types in this folder to measure again."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    words = ["lmtrain", "bench"]
+    if world > 1:
+        hosts = [f"--nnodes={world // here}"] if world > here else []
+        words = ["torchrun", *hosts, f"--nproc-per-node={here}", "-m", *words]
+    typed = sys.orig_argv
+    own = typed[typed.index("bench") + 1 :] if "bench" in typed else [f"what={config.what}"]
+    return shlex.join([*words, *(word.replace(f"{Path.cwd()}/", "") for word in own)])
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Where it ran: processors, usable cores, and the versions of what took part."""
     return {
+        **(_gpu() if device == "cuda" else {}),
         "cpu": _cpu(),
         "cores": usable_cores(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "lmtrain": __version__,
         **{name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _gpu() -> dict[str, Any]:
+    """Name, capability and memory of the first GPU, and the CUDA that torch was built for."""
+    import torch
+
+    found = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": found.name,
+        "capability": f"{found.major}.{found.minor}",
+        "multiprocessors": found.multi_processor_count,
+        "gpu_memory": found.total_memory,
+        "cuda": torch.version.cuda,
     }
 
 

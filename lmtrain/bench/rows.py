@@ -7,11 +7,9 @@ passing without a parallel scan: a rank waits for the state, scans, then hands i
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +21,7 @@ from torch import Tensor
 from lmtrain.bench.config import BenchDevice
 from lmtrain.bench.memory import memory_meter
 from lmtrain.bench.parallel import sized
+from lmtrain.bench.record import write_record
 from lmtrain.bench.world import alone, joined, now, ranks_per_host, slowest
 from lmtrain.config import Remat, require
 from lmtrain.layout import SequenceLayout
@@ -214,7 +213,7 @@ def _make_serial(model: Decoder, mesh: SequenceMesh) -> None:
 
 
 def _serial(
-    rule: Recurrence[Any, Any], group: Group, *inputs: Tensor, layout: SequenceLayout
+    rule: Recurrence[Any, Any, Any], group: Group, *inputs: Tensor, layout: SequenceLayout
 ) -> Tensor:
     state = _Receive.apply(inputs[2], empty_state(inputs), group)
     out, final = rule.scan(inputs, layout, state)
@@ -257,8 +256,7 @@ class _Send(torch.autograd.Function):
 
 def _tell(found: list[Measurement], config: BenchConfig) -> None:
     Console().print(_table(found, config))
-    if config.out:
-        Path(config.out).write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
+    write_record(config, [asdict(m) for m in found])
 
 
 def _table(found: list[Measurement], config: BenchConfig) -> Table:

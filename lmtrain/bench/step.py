@@ -6,13 +6,11 @@ after the other, in an order that rotates, so that noise of the machine meets al
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import statistics
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +19,7 @@ from rich.table import Table
 
 from lmtrain.bench.config import BenchConfig, BenchDevice
 from lmtrain.bench.memory import memory_meter
+from lmtrain.bench.record import write_record
 from lmtrain.config import require
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def bench(config: BenchConfig) -> list[Measurement]:
     with console.status(f"measuring at lengths {config.lengths}"):
         measurements = [m for length in config.lengths for m in _at(length, config)]
     console.print(_table(measurements, config))
-    if config.out:
-        Path(config.out).write_text(json.dumps([asdict(m) for m in measurements], indent=1))
+    write_record(config, [asdict(m) for m in measurements])
     return measurements
 
 

@@ -101,9 +101,14 @@ def known(path: str | None, device: str, ranks_per_host: int) -> tuple[Links, Ra
     return read_links(Path(path)) if path else typical(device, ranks_per_host)
 
 
-def write_links(path: Path, links: Links, rates: Rates) -> None:
-    """Write what was measured, for `read_links`."""
-    path.write_text(json.dumps({**asdict(links), "rates": asdict(rates)}, indent=1) + "\n")
+def write_links(
+    path: Path, links: Links, rates: Rates, record: dict[str, Any] | None = None
+) -> None:
+    """Write what was measured, for `read_links`, and for people the ``record`` of how."""
+    data = {**asdict(links), "rates": asdict(rates)}
+    if record is not None:
+        data["record"] = record
+    path.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def read_links(path: Path) -> tuple[Links, Rates]:
@@ -117,6 +122,8 @@ def read_links(path: Path) -> tuple[Links, Rates]:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"parallel.links={path} cannot be read as JSON: {error}") from error
+    if isinstance(data, dict):
+        cast("dict[str, Any]", data).pop("record", None)
     entries = _entries(path, "the file", data, {"ranks_per_host", "inside", "across", "rates"})
     hosts = entries["ranks_per_host"]
     if type(hosts) is not int or hosts < 1:

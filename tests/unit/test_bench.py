@@ -39,7 +39,9 @@ def test_a_measurement_is_printed_and_written(
     measurements = bench(BenchConfig(lengths=[32], repeats=2, threads=1, out=str(out)))
     assert [m.length for m in measurements] == [32] * 3
     assert all(len(m.seconds) == 2 and m.memory > 0 for m in measurements)
-    assert [record["tokens"] for record in json.loads(out.read_text())] == [32] * 3
+    record = json.loads(out.read_text())
+    assert [result["tokens"] for result in record["results"]] == [32] * 3
+    assert {"cpu", "cores", "torch", "transformers"} <= record["machine"].keys()
     assert "Qwen3-Next" in capsys.readouterr().out
 
 

@@ -40,7 +40,10 @@ def test_every_stack_is_measured(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = {m["stack"]: m for m in json.loads(out.read_text())}
+    record = json.loads(out.read_text())
+    assert record["command"].startswith("torchrun --nproc-per-node=2 -m lmtrain bench what=rows ")
+    assert record["config"]["lengths"] == [256]
+    found = {m["stack"]: m for m in record["results"]}
     assert list(found) == ["A A=ring", "G G=serial", "GWMA G=zeco"]
     assert found["G G=serial"]["chosen"] == {"G": "serial"}
     assert all(m["sent"] > 0 and m["seconds"][0] > 0 for m in found.values())

@@ -85,9 +85,12 @@ def test_every_strategy_sends_the_bytes_of_its_formula(tmp_path: Path) -> None:
     text = torchrun("what=links", "sizes=[64,65536]", f"out={links}")
     assert "all_to_all" in text
     assert read_links(links)[0].inside is not None
+    record = json.loads(links.read_text())["record"]
+    assert record["command"].startswith("torchrun --nproc-per-node=2 -m lmtrain bench ")
+    assert {call["operation"] for call in record["results"]} >= {"message", "all_to_all"}
 
     torchrun("what=sp", "lengths=[132]", "window=40", f"out={out}", f"links={links}")
-    records = json.loads(out.read_text())
+    records = json.loads(out.read_text())["results"]
     measured = {(m["letter"], m["strategy"].split()[0]) for m in records if m["degree"] == 2}
     assert {letter for letter, _ in measured} == set("AWMG")
     assert len(measured) == 4 + 4 + 3 + 3  # two ranks leave no ring around Ulysses

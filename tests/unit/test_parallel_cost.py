@@ -204,6 +204,8 @@ def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
     for links, rates in (typical("cuda", 8), typical("cpu", 2), (Links(2, GLOO, None), CPU_CORE)):
         write_links(file, links, rates)
         assert read_links(file) == (links, rates)
+        write_links(file, links, rates, {"command": "lmtrain bench what=links"})
+        assert read_links(file) == (links, rates)
     assert typical("cpu", 2)[0] == Links(2, GLOO, ETHERNET)
 
 
