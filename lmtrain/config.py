@@ -25,6 +25,7 @@ from lmtrain.data.config import DataConfig, check_tokens_per_step
 from lmtrain.data.curriculum_config import CurriculumConfig
 from lmtrain.data.prepare_config import PrepareConfig
 from lmtrain.models.config import ModelConfig
+from lmtrain.ops.config import OpsConfig, resolve
 from lmtrain.parallel.config import ParallelConfig
 
 Root = TypeVar("Root")
@@ -166,6 +167,17 @@ class EngineConfig:
             return [f"launch.nproc={processes} is more than the {found} GPUs here: lower it"]
         return []
 
+    def capability(self) -> int | None:
+        """Compute capability of the card times ten; None where a CPU computes."""
+        if self.device is Device.cpu:
+            return None
+        import torch
+
+        if not torch.cuda.is_available():
+            return None
+        major, minor = torch.cuda.get_device_capability()
+        return 10 * major + minor
+
 
 @dataclass(kw_only=True)
 class TrainSection:
@@ -263,6 +275,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    ops: OpsConfig = field(default_factory=OpsConfig)
     train: TrainSection = field(default_factory=TrainSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
@@ -283,6 +296,7 @@ class RunConfig:
             *self.optim.check(),
             *self.parallel.check(world_size),
             *self.engine.check(self.launch.nproc),
+            *self._ops(),
             *self._counts(),
             *self._row(world_size),
             *_wandb(self.logging),
@@ -325,6 +339,17 @@ class RunConfig:
             *_positive(counts),
             *_sampling(self.samples.temperature, self.samples.top_p, prefix="samples."),
         ]
+
+    def _ops(self) -> list[str]:
+        """What computes must run on this machine, and take the mixers as they are."""
+        card = self.engine.capability()
+        found = self.ops.check(card)
+        if found or self.model.check() or self.parallel.check(self.parallel.sequence):
+            return found
+        from lmtrain.feasible import problems  # which needs torch
+
+        backend, bf16 = resolve(self.ops.backend, card), self.engine.precision is Precision.bf16
+        return problems(backend, self.ops, self.model, self.parallel, bf16=bf16)
 
     def _row(self, world_size: int) -> list[str]:
         """The global batch must cut into equal rows of whole pieces, and those into equal spans."""
@@ -370,6 +395,8 @@ class GenerateConfig:
     """Decides the draws."""
     device: Device = Device.auto
     """Where to compute."""
+    ops: OpsConfig = field(default_factory=OpsConfig)
+    """What computes."""
 
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""
@@ -381,6 +408,7 @@ class GenerateConfig:
             *_positive({"tokens": self.tokens, "count": self.count}),
             *_sampling(self.temperature, self.top_p),
             *EngineConfig(device=self.device).check(),
+            *self.ops.check(EngineConfig(device=self.device).capability()),
         ]
 
 

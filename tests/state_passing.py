@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lmtrain.ops.recurrence import Recurrence
     from lmtrain.parallel.collectives import Group
 
-RULES: dict[str, Recurrence[Any, Any]] = {"ssd": ScalarDecay(), "delta": GatedDelta()}
+RULES: dict[str, Recurrence[Any, Any, Any]] = {"ssd": ScalarDecay(), "delta": GatedDelta()}
 FIXTURES = {"plain": (16, 1.0), "negative eigenvalues": (32, 2.0)}
 """Key width, and the largest beta."""
 TOKENS = {"plain": 32, "negative eigenvalues": 16}
@@ -68,7 +68,7 @@ class Portable:
         self.group = group
 
     def __call__(
-        self, rule: Recurrence[Any, Any], *given: Tensor, layout: SequenceLayout
+        self, rule: Recurrence[Any, Any, Any], *given: Tensor, layout: SequenceLayout
     ) -> Tensor:
         state = rule.scan(given, layout)[1]
         move = _transition(rule, given, layout)
@@ -81,7 +81,7 @@ class Portable:
 
 
 def _transition(
-    rule: Recurrence[Any, Any], given: tuple[Tensor, ...], layout: SequenceLayout
+    rule: Recurrence[Any, Any, Any], given: tuple[Tensor, ...], layout: SequenceLayout
 ) -> Tensor:
     if isinstance(rule, ScalarDecay):
         return given[3].sum(0).exp() * float(layout.alive)
@@ -104,7 +104,7 @@ def kernels(group: Group) -> dict[str, Callable[..., Tensor]]:
     def carried(carry: Any) -> Callable[..., Tensor]:
         return lambda rule, *given, layout: rule.scan(given, layout, carry=carry)[0]
 
-    def by_heads(rule: Recurrence[Any, Any], *given: Tensor, layout: SequenceLayout) -> Tensor:
+    def by_heads(rule: Recurrence[Any, Any, Any], *given: Tensor, layout: SequenceLayout) -> Tensor:
         kernel = lambda *x, layout: rule.scan(x, layout)[0]  # noqa: E731
         return ulysses(kernel, *given, layout=layout, group=group)
 
@@ -141,7 +141,7 @@ def errors() -> dict[tuple[str, ...], float]:
 
 
 def _one_process(
-    rule: Recurrence[Any, Any], given: list[Tensor], layout: SequenceLayout
+    rule: Recurrence[Any, Any, Any], given: list[Tensor], layout: SequenceLayout
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     given = [x.clone().requires_grad_() for x in given]
     out = rule.scan(tuple(given), layout)[0]

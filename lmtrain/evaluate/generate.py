@@ -15,6 +15,8 @@ from tokenizers.decoders import DecodeStream
 from lmtrain.config import Device, GenerateConfig, read, require
 from lmtrain.data.tokenize import encode, end_of_text, load_tokenizer, vocab_size
 from lmtrain.models.decoder import Decoder
+from lmtrain.ops.backend import bind
+from lmtrain.ops.config import OpsConfig
 from lmtrain.train.checkpoint import find
 from lmtrain.train.engine import choose_device
 from lmtrain.train.tensors import model_tensors, read_tensors
@@ -46,16 +48,21 @@ class Writer:
     end_of_text: int | None = None
 
     @classmethod
-    def open(cls, path: Path, *, device: Device = Device.auto) -> Writer:
+    def open(
+        cls, path: Path, *, device: Device = Device.auto, ops: OpsConfig | None = None
+    ) -> Writer:
         """The writer in a run folder (its latest checkpoint) or in one checkpoint folder.
 
+        ``ops`` None is the default, whatever the training computed with.
+
         Raises:
-            ValueError: there is no checkpoint, or it is damaged.
+            ValueError: there is no checkpoint, or it is damaged, or ``ops`` cannot run here.
         """
-        folder = find(path)
+        folder, there = find(path), choose_device(device)
         with torch.device("meta"):
             model = Decoder(read(folder / "config.yaml").model)
-        model.to_empty(device=choose_device(device))
+        bind(model, ops or OpsConfig(), there, torch.float32)
+        model.to_empty(device=there)
         read_tensors(folder / "model", model_tensors(model))
         special = folder / "special_tokens.json"
         around = json.loads(special.read_text()) if special.is_file() else {}
@@ -127,7 +134,7 @@ def generate(config: GenerateConfig) -> None:
     """
     require(config.check())
     assert config.checkpoint is not None
-    writer = Writer.open(Path(config.checkpoint), device=config.device)
+    writer = Writer.open(Path(config.checkpoint), device=config.device, ops=config.ops)
     temperature = 0.0 if config.greedy else config.temperature
     sampling = Sampling(temperature=temperature, top_p=config.top_p)
     for number in range(config.count):

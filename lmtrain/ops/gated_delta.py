@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from lmtrain.ops.chunks import ChunkGrid, Decays
+from lmtrain.ops.chunks import CHUNK, ChunkGrid, Decays
 from lmtrain.ops.recurrence import AffineState, Recurrence
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmtrain.layout import SequenceLayout
 
 BASE = 16
 
@@ -85,7 +87,7 @@ class _Backward(NamedTuple):
     read: Tensor
 
 
-class GatedDelta(Recurrence[_Forward, _Backward]):
+class GatedDelta(Recurrence[ChunkGrid, _Forward, _Backward]):
     """The recurrence of Gated DeltaNet.
 
     Inputs ``q, k [t, g, k], v [t, h, v], decay, beta [t, h]``: ``decay`` is the log decay (<= 0),
@@ -102,6 +104,10 @@ class GatedDelta(Recurrence[_Forward, _Backward]):
         read = (k[:, None, :] @ state).squeeze(1)
         state = state + k[:, :, None] * (beta[:, None] * (v - read))[:, None, :]
         return (q[:, None, :] @ state).squeeze(1), state
+
+    def grid(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> ChunkGrid:  # noqa: ARG002
+        """Chunks of ``CHUNK`` tokens, whatever the inputs."""
+        return layout.derive(ChunkGrid.build, CHUNK)
 
     def begin(self, inputs: tuple[Tensor, ...], grid: ChunkGrid) -> _Forward:
         """The triangular systems, solved."""

@@ -18,6 +18,23 @@ class Kernel(Protocol):
         ...
 
 
+class Attend(Protocol):
+    """Causal softmax attention: ``q [t, h, d], k, v [s, g, d] -> [t, h, d]``."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        layout: SequenceLayout,
+        keys: SequenceLayout | None = None,
+        window: int | None = None,
+    ) -> Tensor:
+        """Over the span of ``layout``, and keys of ``keys`` before it."""
+        ...
+
+
 class Convolve(Protocol):
     """A short convolution: ``x [t, c], weight [taps, c], bias [c] -> [t, c]``."""
 
@@ -25,4 +42,12 @@ class Convolve(Protocol):
         self, x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout
     ) -> Tensor:
         """Run over the span of ``layout``."""
+        ...
+
+
+class GatedNorm(Protocol):
+    """RMSNorm and SiLU gate in one order: ``x, gate [t, h, d]``, a scale, ``-> [t, h, d]``."""
+
+    def __call__(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Norm over the last dimension."""
         ...

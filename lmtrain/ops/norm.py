@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch.nn.functional import silu
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,3 +23,14 @@ def l2_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     """``x / sqrt(sum(x²) + eps)`` over the last dimension, the key norm of Gated DeltaNet."""
     precise = x.to(torch.promote_types(x.dtype, torch.float32))
     return F.rms_norm(precise, x.shape[-1:], None, eps / x.shape[-1]) * x.shape[-1] ** -0.5
+
+
+def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``rms_norm(x) * weight * silu(gate)``: ``x, gate [t, h, d], weight [d] -> [t, h, d]``."""
+    return rms_norm(x, weight, eps) * silu(gate)
+
+
+def gate_then_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``rms_norm(x * silu(gate)) * weight``: ``x, gate [t, g, d], weight [g * d] -> [t, g, d]``."""
+    y = rms_norm(x * silu(gate), None, eps)
+    return y * weight.view(y.shape[1:]).to(y.dtype)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from lmtrain.ops.chunks import CHUNK, ChunkGrid
-
 if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
 
+Grid = TypeVar("Grid")
+"""Where a rule finds the chunks and documents of a span."""
 Forward = TypeVar("Forward")
 """What a rule keeps between the phases of its forward pass."""
 Backward = TypeVar("Backward")
@@ -87,7 +87,7 @@ class Carry(Protocol):
         ...
 
 
-class Recurrence(ABC, Generic[Forward, Backward]):
+class Recurrence(ABC, Generic[Grid, Forward, Backward]):
     """A linear state update: all that a linear mixer has to say for itself.
 
     ``inputs`` are token-first tensors ``[t, heads, …]``; states are ``[h, k, v]``, at least fp32.
@@ -111,7 +111,7 @@ class Recurrence(ABC, Generic[Forward, Backward]):
     @torch.no_grad()
     def summarize(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> AffineState:
         """What the span does to the state that enters it; not differentiable."""
-        grid = layout.derive(ChunkGrid.build, CHUNK)
+        grid = self.grid(inputs, layout)
         return self.summary(self.begin(inputs, grid), grid, alive=layout.alive)
 
     @abstractmethod
@@ -119,11 +119,15 @@ class Recurrence(ABC, Generic[Forward, Backward]):
         """One token, ``[h, …]`` inputs: its output ``[h, v]`` and the next state."""
 
     @abstractmethod
-    def begin(self, inputs: tuple[Tensor, ...], grid: ChunkGrid) -> Forward:
+    def grid(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> Grid:
+        """The chunks of a span, derived once for a layout; of the inputs only shapes count."""
+
+    @abstractmethod
+    def begin(self, inputs: tuple[Tensor, ...], grid: Grid) -> Forward:
         """What the state pass needs of every chunk."""
 
     @abstractmethod
-    def summary(self, work: Forward, grid: ChunkGrid, *, alive: bool) -> AffineState:
+    def summary(self, work: Forward, grid: Grid, *, alive: bool) -> AffineState:
         """The state pass from zero, over the last row; the transition is zero if not ``alive``."""
 
     @abstractmethod
@@ -132,7 +136,7 @@ class Recurrence(ABC, Generic[Forward, Backward]):
 
     @abstractmethod
     def finish(
-        self, work: Forward, inside: Tensor, initial: Tensor | None, grid: ChunkGrid
+        self, work: Forward, inside: Tensor, initial: Tensor | None, grid: Grid
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Outputs, final state, and what the backward pass keeps; may overwrite ``inside``."""
 
@@ -142,17 +146,17 @@ class Recurrence(ABC, Generic[Forward, Backward]):
         inputs: tuple[Tensor, ...],
         kept: tuple[Tensor, ...],
         d_out: Tensor,
-        grid: ChunkGrid,
+        grid: Grid,
     ) -> Backward:
         """What the state pass backward in time needs of every chunk."""
 
     @abstractmethod
-    def cosummary(self, work: Backward, grid: ChunkGrid) -> Tensor:
+    def cosummary(self, work: Backward, grid: Grid) -> Tensor:
         """``[h, k, v]``: that pass from zero, over the first row; the gradient of its initial."""
 
     @abstractmethod
     def finish_backward(
-        self, work: Backward, d_final: Tensor | None, grid: ChunkGrid
+        self, work: Backward, d_final: Tensor | None, grid: Grid
     ) -> tuple[list[Tensor], Tensor]:
         """The gradients of all inputs, and of the initial state ``[h, k, v]``."""
 
@@ -163,13 +167,13 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        rule: Recurrence[Any, Any],
+        rule: Recurrence[Any, Any, Any],
         layout: SequenceLayout,
         carry: Carry | None,
         initial: Tensor | None,
         *inputs: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        grid = layout.derive(ChunkGrid.build, CHUNK)
+        grid = rule.grid(inputs, layout)
         work, transitions = rule.begin(inputs, grid), None
         if carry is None:
             inside = rule.inside(work)

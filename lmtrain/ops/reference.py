@@ -111,6 +111,16 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return y if weight is None else y * weight
 
 
+def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``rms_norm(x) * weight * silu(gate)``: ``x, gate [t, h, d], weight [d] -> [t, h, d]``."""
+    return rms_norm(x, weight, eps) * silu(gate)
+
+
+def gate_then_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``rms_norm(x * silu(gate)) * weight``: ``x, gate [t, g, d], weight [g * d] -> [t, g, d]``."""
+    return rms_norm(x * silu(gate), weight.view(x.shape[1:]), eps)
+
+
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0
 ) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from lmtrain.ops.chunks import ChunkGrid, Decays
+from lmtrain.ops.chunks import CHUNK, ChunkGrid, Decays
 from lmtrain.ops.recurrence import AffineState, Recurrence
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lmtrain.layout import SequenceLayout
 
 
 class _Forward(NamedTuple):
@@ -50,7 +52,7 @@ class _Backward(NamedTuple):
     out: Tensor
 
 
-class ScalarDecay(Recurrence[_Forward, _Backward]):
+class ScalarDecay(Recurrence[ChunkGrid, _Forward, _Backward]):
     """The recurrence of Mamba-2; inputs ``q [t, g, k], k [t, g, k], v [t, h, v], decay [t, h]``.
 
     ``decay`` is the log decay (<= 0). Each of the ``g`` groups serves ``h / g`` consecutive heads.
@@ -63,6 +65,10 @@ class ScalarDecay(Recurrence[_Forward, _Backward]):
         q, k = (x.repeat_interleave(shared, 0) for x in (q, k))
         state = decay.exp()[:, None, None] * state + k[:, :, None] * v[:, None, :]
         return (q[:, None, :] @ state).squeeze(1), state
+
+    def grid(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> ChunkGrid:  # noqa: ARG002
+        """Chunks of ``CHUNK`` tokens, whatever the inputs."""
+        return layout.derive(ChunkGrid.build, CHUNK)
 
     def begin(self, inputs: tuple[Tensor, ...], grid: ChunkGrid) -> _Forward:
         """``added``: what each chunk adds to the state."""

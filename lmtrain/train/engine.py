@@ -43,6 +43,8 @@ class Engine(Protocol):
     world: int
     place: Place
     device: torch.device
+    dtype: torch.dtype
+    """Of activations."""
 
     def prepare(self, model: Decoder) -> None:
         """Take a model on the meta device: remat, shard, materialise with NaN."""
@@ -87,6 +89,7 @@ class LocalEngine:
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         self.device = choose_device(config.device)
+        self.dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
 
     def prepare(self, model: Decoder) -> None:
         """Remat and materialise."""
@@ -94,7 +97,7 @@ class LocalEngine:
         self._shard(model)
         materialize(model, self.device)
         if self.config.precision is Precision.bf16:
-            model.compute_dtype = torch.bfloat16
+            model.compute_dtype = self.dtype
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a part of the global loss."""

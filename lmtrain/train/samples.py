@@ -11,12 +11,19 @@ from lmtrain.evaluate.generate import Sampling, Writer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lmtrain.config import SamplesSection
+    from lmtrain.config import Device, SamplesSection
     from lmtrain.data.sources import Corpus
+    from lmtrain.ops.config import OpsConfig
 
 
 def write_samples(
-    checkpoint: Path, store: Corpus, samples: SamplesSection, *, folder: Path
+    checkpoint: Path,
+    store: Corpus,
+    samples: SamplesSection,
+    *,
+    folder: Path,
+    device: Device,
+    ops: OpsConfig,
 ) -> Iterator[str]:
     """Write ``folder/STEP_NUMBER.txt`` and yield each text, its prompt marked off.
 
@@ -25,11 +32,13 @@ def write_samples(
         store: validation documents begin the texts unless ``samples`` has a prompt.
         samples: how many, how long, how drawn.
         folder: made if it is missing.
+        device: where to compute.
+        ops: what computes.
     """
     prompts = [samples.prompt] * samples.count if samples.prompt else _openings(store, samples)
     if not prompts:
         return
-    writer = Writer.open(checkpoint)
+    writer = Writer.open(checkpoint, device=device, ops=ops)
     sampling = Sampling(temperature=samples.temperature, top_p=samples.top_p)
     folder.mkdir(exist_ok=True)
     for number, prompt in enumerate(prompts):

@@ -21,6 +21,7 @@ from lmtrain.data.validations import Validations
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
+from lmtrain.ops.backend import bind, describe
 from lmtrain.parallelize import write
 from lmtrain.train import checkpoint
 from lmtrain.train.engine import Engine, open_engine
@@ -121,6 +122,7 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
         tell = held.enter_context(closing(observers(config, rank=engine.rank, first_step=first)))
         tell(summarize(opened.plan, config.train.steps))
         with closing(engine), StopRequest(insist=alone) as stop:
+            tell(describe(config.ops, engine.device))
             model, optimizer = birth(config, engine)
             if opened.start:
                 engine.load(opened.start[0], model, optimizer)
@@ -136,8 +138,15 @@ def conclude(opened: Opened, outcome: Outcome, tell: Everyone) -> None:
     if outcome.step < opened.config.train.steps:
         tell(f"stopped after step {outcome.step}: the same command continues")
         return
-    newest = checkpoint.find(folder.path)
-    for text in write_samples(newest, opened.store, opened.config.samples, folder=folder.samples):
+    newest, config = checkpoint.find(folder.path), opened.config
+    for text in write_samples(
+        newest,
+        opened.store,
+        config.samples,
+        folder=folder.samples,
+        device=config.engine.device,
+        ops=config.ops,
+    ):
         tell(text)
     folder.finish(outcome.step)
     tell(f"finished: lmtrain generate checkpoint={folder.path}")
@@ -147,6 +156,7 @@ def birth(config: RunConfig, engine: Engine) -> tuple[Decoder, torch.optim.Optim
     """The initialised model, spread as the engine holds it, and its optimizer."""
     with torch.device("meta"):
         model = Decoder(config.model)
+    bind(model, config.ops, engine.device, engine.dtype)
     engine.prepare(model)  # remat, shard, materialise full of NaN
     initialize(model, seed=config.run.seed, write=write)
     check_initialized(model)

@@ -11,6 +11,7 @@ from torch import nn
 from lmtrain.models.config import SlidingWindowConfig
 from lmtrain.models.layers import Linear, RMSNorm
 from lmtrain.ops.attention import attend
+from lmtrain.ops.backend import TORCH
 from lmtrain.ops.rotary import rotary
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from lmtrain.layout import SequenceLayout
     from lmtrain.models.config import AttentionConfig, NormConfig
+    from lmtrain.ops.backend import Operations
     from lmtrain.ops.kernel import Kernel
 
 
@@ -43,7 +45,14 @@ class Attention(nn.Module):
         self.out_proj = Linear(inner, d_model)
         self.q_norm = RMSNorm.of(self.head_dim, norm) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm.of(self.head_dim, norm) if config.qk_norm else nn.Identity()
-        self.kernel: Kernel = partial(attend, window=self.window)
+        self.use(TORCH)
+
+    def use(self, operations: Operations) -> None:
+        """Compute with these; strategies come after."""
+        self.kernel: Kernel = partial(operations.attend, window=self.window)
+
+    def sizes(self) -> None:
+        """Attention is torch's own: nothing to check."""
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out."""

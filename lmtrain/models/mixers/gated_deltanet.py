@@ -15,8 +15,8 @@ from torch import nn
 
 from lmtrain.models.layers import Linear, RMSNorm
 from lmtrain.models.mixers.base import RecurrentState, advance, convolve_next, scan
+from lmtrain.ops.backend import TORCH, Sizes
 from lmtrain.ops.conv import short_conv
-from lmtrain.ops.gated_delta import GatedDelta
 from lmtrain.ops.norm import l2_norm
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from lmtrain.layout import SequenceLayout
     from lmtrain.models.config import GatedDeltaNetConfig, NormConfig
+    from lmtrain.ops.backend import Operations
     from lmtrain.ops.kernel import Convolve, Kernel
 
 
@@ -41,9 +42,21 @@ class GatedDeltaNet(nn.Module):
         self.A_log = nn.Parameter(torch.empty(config.value_heads))
         self.norm = RMSNorm(config.value_dim, eps=norm.eps)
         self.out_proj = Linear(values, d_model)
-        self.rule = GatedDelta()
-        self.convolve: Convolve = short_conv
+        self.use(TORCH)
+
+    def use(self, operations: Operations) -> None:
+        """Compute with these; strategies come after."""
+        self.rule = operations.gated_delta
         self.kernel: Kernel = partial(scan, self.rule)
+        self.convolve: Convolve = operations.short_conv
+        self.norm_then_gate = operations.norm_then_gate
+
+    def sizes(self) -> Sizes:
+        """What its operations are called with."""
+        c = self.config
+        return Sizes(
+            "gated_delta", c.key_heads, c.value_heads, c.key_dim, c.value_dim, c.conv_width
+        )
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out."""
@@ -80,5 +93,6 @@ class GatedDeltaNet(nn.Module):
 
     def _finish(self, heads: Tensor, gate: Tensor) -> Tensor:
         """Norm each head, then gate (the norm comes before the gate)."""
-        out = self.norm(heads) * F.silu(gate.unflatten(-1, (self.config.value_heads, -1)))
+        gate = gate.unflatten(-1, (self.config.value_heads, -1))
+        out = self.norm_then_gate(heads, gate, self.norm.weight, self.norm.eps)
         return self.out_proj(out.flatten(-2))

@@ -14,15 +14,15 @@ from torch import nn
 
 from lmtrain.models.layers import Linear
 from lmtrain.models.mixers.base import RecurrentState, advance, convolve_next, scan
+from lmtrain.ops.backend import TORCH, Sizes
 from lmtrain.ops.conv import short_conv
-from lmtrain.ops.norm import rms_norm
-from lmtrain.ops.ssd import ScalarDecay
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
     from lmtrain.models.config import Mamba2Config, NormConfig
+    from lmtrain.ops.backend import Operations
     from lmtrain.ops.kernel import Convolve, Kernel
 
 
@@ -43,9 +43,20 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.empty(self.heads))
         self.norm_weight = nn.Parameter(torch.empty(self.inner))
         self.out_proj = Linear(self.inner, d_model)
-        self.rule = ScalarDecay()
-        self.convolve: Convolve = short_conv
+        self.use(TORCH)
+
+    def use(self, operations: Operations) -> None:
+        """Compute with these; strategies come after."""
+        self.rule = operations.ssd
         self.kernel: Kernel = partial(scan, self.rule)
+        self.convolve: Convolve = operations.short_conv
+        self.gate_then_norm = operations.gate_then_norm
+
+    def sizes(self) -> Sizes:
+        """What its operations are called with."""
+        c = self.config
+        width = self.inner // self.heads
+        return Sizes("ssd", c.groups, self.heads, c.state_dim, width, c.conv_width)
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out."""
@@ -84,6 +95,6 @@ class Mamba2(nn.Module):
     def _finish(self, y: Tensor, u: Tensor, gate: Tensor) -> Tensor:
         """Skip, gate, then norm over each group (the gate comes before the norm)."""
         y = torch.addcmul(y, u, self.D[:, None].to(u.dtype)).flatten(-2)
-        y = (y * F.silu(gate)).unflatten(-1, (self.config.groups, -1))
-        y = rms_norm(y, None, self.eps).flatten(-2)
-        return self.out_proj(y * self.norm_weight.to(y.dtype))
+        y, gate = (x.unflatten(-1, (self.config.groups, -1)) for x in (y, gate))
+        y = self.gate_then_norm(y, gate, self.norm_weight, self.eps)
+        return self.out_proj(y.flatten(-2))

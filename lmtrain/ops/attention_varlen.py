@@ -1,0 +1,61 @@
+"""Softmax attention over all documents of a row in one call: FlashAttention with offsets.
+
+For CUDA and 16 bits. Rows of many distinct lengths are one launch here, and one a length in
+``ops.attention``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+
+from lmtrain.ops.attention import attend
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain.layout import SequenceLayout
+
+
+def attend_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    layout: SequenceLayout,
+    keys: SequenceLayout | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """As ``ops.attention.attend``; keys before the span are left to that.
+
+    Raises:
+        ValueError: the dtype has no FlashAttention, or heads are wider than 256.
+    """
+    if keys is not None and keys.start != layout.start:
+        return attend(q, k, v, layout=layout, keys=keys, window=window)
+    width = q.shape[-1]
+    if q.dtype not in (torch.bfloat16, torch.float16) or width > 256 or width % 8:
+        raise ValueError(
+            f"ops.attention=varlen takes heads of multiples of 8 up to 256 in 16 bits, not of "
+            f"{width} in {q.dtype}: say ops.attention=sdpa, or engine.precision=bf16"
+        )
+    each = q.shape[1] // k.shape[1]
+    grouped: dict[str, Any] = {"enable_gqa": True} if each > 1 and _knows_groups() else {}
+    if each > 1 and not grouped:
+        k, v = (x.repeat_interleave(each, 1) for x in (k, v))
+    longest = max(layout.lengths)
+    reach = (-1 if window is None else window - 1, 0)
+    offsets = layout.offsets
+    out = varlen_attn(q, k, v, offsets, offsets, longest, longest, window_size=reach, **grouped)
+    assert isinstance(out, torch.Tensor)
+    return out
+
+
+@cache
+def _knows_groups() -> bool:
+    """Whether this torch takes fewer key heads than query heads (2.12 does)."""
+    return "enable_gqa" in signature(varlen_attn).parameters

@@ -1,0 +1,210 @@
+"""Which implementation of an operation runs: the one place that chooses.
+
+A backend has the recurrences, the short convolution and the gated norms; attention is torch's own.
+Mixers take theirs in ``use``, and never ask which it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+from lmtrain.ops.attention import attend
+from lmtrain.ops.config import AttentionKind, Backend, FlashKind, OpsConfig, resolve
+from lmtrain.ops.conv import short_conv
+from lmtrain.ops.gated_delta import GatedDelta
+from lmtrain.ops.kernel import Attend, Convolve, GatedNorm
+from lmtrain.ops.norm import gate_then_norm, norm_then_gate
+from lmtrain.ops.recurrence import Recurrence
+from lmtrain.ops.ssd import ScalarDecay
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What mixers compute with."""
+
+    backend: Backend
+    by: str
+    """Who computes, with versions: a part of a sentence."""
+    gated_delta: Recurrence[Any, Any, Any]
+    ssd: Recurrence[Any, Any, Any]
+    short_conv: Convolve
+    norm_then_gate: GatedNorm
+    gate_then_norm: GatedNorm
+    attend: Attend = attend
+
+
+TORCH = Operations(
+    *(Backend.torch, f"torch {torch.__version__}"),
+    *(GatedDelta(), ScalarDecay(), short_conv, norm_then_gate, gate_then_norm),
+)
+"""On any device, in any dtype."""
+
+
+class Sizes(NamedTuple):
+    """What a mixer calls its operations with."""
+
+    rule: str
+    """``gated_delta`` or ``ssd``."""
+    groups: int
+    """Heads of keys and queries."""
+    heads: int
+    """Of values."""
+    key: int
+    value: int
+    taps: int
+    """Of the short convolution."""
+
+
+@runtime_checkable
+class Mixer(Protocol):
+    """A module that computes with operations it is given."""
+
+    def use(self, operations: Operations) -> None:
+        """Compute with these."""
+        ...
+
+    def sizes(self) -> Sizes | None:
+        """What it calls recurrence, convolution and norm with; None without a recurrence."""
+        ...
+
+
+def bind(model: nn.Module, config: OpsConfig, device: torch.device, dtype: torch.dtype) -> None:
+    """Let every mixer of a model compute as ``config`` asks; strategies come after.
+
+    On CUDA each kernel first proves itself on a small case (``self_check``).
+
+    Args:
+        model: with mixers; its parameters may be on the meta device.
+        config: what is asked for.
+        device: where the model will compute.
+        dtype: of its activations.
+
+    Raises:
+        ValueError: what is asked for cannot run on this device.
+        RuntimeError: a kernel disagrees with the reference.
+    """
+    chosen = choose(config, device)
+    mixers = [module for module in model.modules() if isinstance(module, Mixer)]
+    if device.type == "cuda" and chosen.backend not in (Backend.torch, Backend.reference):
+        from lmtrain.ops.self_check import check_kernels
+
+        for sizes in dict.fromkeys(mixer.sizes() for mixer in mixers):
+            if sizes is not None:
+                check_kernels(chosen, sizes, device, dtype)
+    if config.flash is not FlashKind.torch:
+        _activate(config.flash)
+    for mixer in mixers:
+        mixer.use(chosen)
+
+
+def describe(config: OpsConfig, device: torch.device) -> str:
+    """A line for the log: who computes on this device."""
+    chosen = choose(config, device)
+    flash = "" if config.flash is FlashKind.torch else f" with {config.flash}"
+    return (
+        f"recurrences, convolutions and gated norms by {chosen.by} (ops.backend={config.backend}), "
+        f"attention by torch's {config.attention}{flash}"
+    )
+
+
+def choose(config: OpsConfig, device: torch.device) -> Operations:
+    """The operations that ``config`` asks for.
+
+    Raises:
+        ValueError: they cannot run on this device.
+    """
+    card = capability(device)
+    if problems := config.check(card):
+        raise ValueError(" ".join(problems))
+    chosen = operations(resolve(config.backend, card))
+    if config.attention is AttentionKind.varlen:
+        from lmtrain.ops.attention_varlen import attend_varlen
+
+        chosen = replace(chosen, attend=attend_varlen)
+    return chosen
+
+
+def operations(backend: Backend) -> Operations:
+    """Those of a backend other than auto; imports its packages."""
+    match backend:
+        case Backend.torch:
+            return TORCH
+        case Backend.reference:
+            return _reference()
+        case Backend.triton:
+            return _triton()
+        case Backend.fla:
+            return _fla()
+        case Backend.flash_qla:
+            return _flash_qla()
+        case Backend.auto:
+            raise AssertionError("auto was not resolved")
+
+
+def capability(device: torch.device) -> int | None:
+    """Compute capability of a card times ten, None for what is no CUDA device."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+@cache
+def _reference() -> Operations:
+    from lmtrain.ops import naive, reference
+
+    return Operations(
+        *(Backend.reference, "the reference, token by token"),
+        *(naive.gated_delta, naive.ssd, reference.short_conv),
+        *(reference.norm_then_gate, reference.gate_then_norm),
+    )
+
+
+@cache
+def _triton() -> Operations:
+    from lmtrain.ops import triton_pointwise
+    from lmtrain.ops.triton_delta import TritonGatedDelta
+    from lmtrain.ops.triton_ssd import TritonScalarDecay
+
+    return Operations(
+        *(Backend.triton, f"triton {version('triton')}"),
+        *(TritonGatedDelta(), TritonScalarDecay(), triton_pointwise.short_conv),
+        *(triton_pointwise.norm_then_gate, triton_pointwise.gate_then_norm),
+    )
+
+
+@cache
+def _fla() -> Operations:
+    from lmtrain.ops import peers
+
+    return Operations(
+        *(Backend.fla, f"fla {version('fla-core')}"),
+        *(peers.fla_gated_delta, peers.fla_ssd, peers.fla_short_conv),
+        *(peers.fla_norm_then_gate, peers.fla_gate_then_norm),
+    )
+
+
+@cache
+def _flash_qla() -> Operations:
+    from lmtrain.ops import peers
+
+    ours, theirs = _triton(), f"flash_qla {version('flash-qla')}"
+    by = f"{ours.by}, but the gated delta rule by {theirs}"
+    rule = peers.flash_qla_gated_delta
+    return replace(ours, backend=Backend.flash_qla, by=by, gated_delta=rule)
+
+
+@cache
+def _activate(flash: FlashKind) -> None:
+    """For the whole process: torch has one FlashAttention."""
+    from torch.nn.attention import activate_flash_attention_impl
+
+    activate_flash_attention_impl(flash.upper())

@@ -1,0 +1,39 @@
+"""Tables of chunks, which the Triton kernels walk, from a layout."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from lmtrain_kernels.table import ChunkTable, segment_chunks
+
+if TYPE_CHECKING:
+    from lmtrain.layout import SequenceLayout
+
+
+class SpanTable(NamedTuple):
+    """The chunks of a span, and whether its first document began before it."""
+
+    table: ChunkTable
+    continues: bool
+
+
+def span_table(layout: SequenceLayout, size: int, programs: int) -> SpanTable:
+    """Chunks of ``size`` tokens; ``programs`` walk a segment side by side.
+
+    Long documents are cut into segments where the card would otherwise stand idle. To be derived:
+    ``layout.derive(span_table, size, programs)``.
+    """
+    segment = segment_chunks(layout.lengths, size, programs, _multiprocessors(layout.device))
+    table = ChunkTable.build(layout.lengths, size, segment=segment, device=layout.device)
+    return SpanTable(table, layout.continues)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    """What there is to keep busy."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count

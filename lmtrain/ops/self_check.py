@@ -1,0 +1,134 @@
+"""Kernels prove themselves before a run: each against the reference, outputs and gradients.
+
+Compilers for accelerators do go wrong, for one card and one head size at a time, so the case has
+the head sizes of the model: a few tokens in packed documents, computed once more in fp64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmtrain.layout import SequenceLayout
+from lmtrain.ops import reference
+
+if TYPE_CHECKING:
+    from lmtrain.ops.backend import Operations, Sizes
+
+TOLERANCE = {torch.float32: (1e-3, 1e-3), torch.bfloat16: (2e-2, 3e-2), torch.float16: (1e-2, 2e-2)}
+"""Of outputs and of gradients: norm of the error over the norm of what is right."""
+LAYOUT = SequenceLayout((0, 25, 175, 176, 196), 5, 196)
+"""A span that continues a document, holds a long one and a single token."""
+
+Function: TypeAlias = "Callable[..., tuple[Tensor, ...]]"
+
+
+class Case(NamedTuple):
+    """An operation, its reference, and inputs in fp64."""
+
+    name: str
+    fast: Function
+    naive: Function
+    inputs: list[Tensor]
+    exact: int
+    """So many inputs, the last ones, are parameters and gates: fp32 whatever the activations."""
+
+
+@cache
+def check_kernels(
+    operations: Operations, sizes: Sizes, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Compare every operation that a mixer of such sizes calls; the second time does nothing.
+
+    Raises:
+        RuntimeError: one disagrees with the reference.
+    """
+    for case in _cases(operations, sizes, LAYOUT.to(device)):
+        if wrong := _disagreement(case, device, dtype):
+            raise RuntimeError(
+                f"{case.name} by {operations.by} is wrong on {_name(device)}: {wrong} "
+                f"({sizes}, torch {torch.__version__}{_triton()}). Say ops.backend=torch, and "
+                "report these versions."
+            )
+
+
+def _cases(operations: Operations, sizes: Sizes, layout: SequenceLayout) -> Iterator[Case]:
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    generator, t = torch.Generator().manual_seed(0), len(layout)
+    groups = min(2, sizes.groups)
+    heads = groups * min(2, sizes.heads // sizes.groups)
+    q, k = (F.normalize(draw(t, groups, sizes.key), dim=-1) for _ in "qk")
+    v, initial = draw(t, heads, sizes.value), 0.2 * draw(heads, sizes.key, sizes.value)
+    decay = -0.3 * draw(t, heads).square()
+    beta = [2 * draw(t, heads).sigmoid()] if sizes.rule == "gated_delta" else []
+    rule, naive = getattr(operations, sizes.rule), getattr(reference, sizes.rule)
+    yield Case(
+        sizes.rule,
+        lambda *x: rule.scan(x[:-1], layout, x[-1]),
+        lambda *x: naive(*x[:-1], layout=LAYOUT, initial=x[-1]),
+        [q, k, v, decay, *beta, initial],
+        exact=2 + len(beta),
+    )
+
+    channels = 2 * groups * sizes.key + heads * sizes.value
+    yield Case(
+        "short_conv",
+        lambda *x: (operations.short_conv(*x, layout=layout),),
+        lambda *x: (reference.short_conv(*x, layout=LAYOUT),),
+        [draw(t, channels), draw(sizes.taps, channels), draw(channels)],
+        exact=2,
+    )
+
+    if sizes.rule == "gated_delta":
+        norm, shape, scale = "norm_then_gate", (t, heads, sizes.value), (sizes.value,)
+    else:
+        width = sizes.heads // sizes.groups * sizes.value
+        norm, shape, scale = "gate_then_norm", (t, groups, width), (groups * width,)
+    fast, slow = getattr(operations, norm), getattr(reference, norm)
+    yield Case(
+        norm,
+        lambda *x: (fast(*x, 1e-6),),
+        lambda *x: (slow(*x, 1e-6),),
+        [draw(*shape), draw(*shape), draw(*scale)],
+        exact=1,
+    )
+
+
+def _disagreement(case: Case, device: torch.device, dtype: torch.dtype) -> str | None:
+    """What is wrong, in words; None if nothing is."""
+    activations = len(case.inputs) - case.exact
+    dtypes = [dtype] * activations + [torch.float32] * case.exact
+    card = [x.to(device, d).requires_grad_() for x, d in zip(case.inputs, dtypes, strict=True)]
+    host = [x.detach().cpu().double().requires_grad_() for x in card]
+    actual, expected = case.fast(*card), case.naive(*host)
+    cotangents = [torch.randn_like(x) for x in expected]
+    want = torch.autograd.grad(expected, host, cotangents)
+    given = [g.to(x) for g, x in zip(cotangents, actual, strict=True)]
+    have = torch.autograd.grad(actual, card, given)
+    outputs, gradients = TOLERANCE[dtype]
+    for kind, most, found, right in (
+        ("output", outputs, actual, expected),
+        ("gradient of input", gradients, have, want),
+    ):
+        for i, (a, b) in enumerate(zip(found, right, strict=True)):
+            error = ((a.detach().cpu().double() - b).norm() / b.norm()).item()
+            if not error < most:
+                return f"{kind} {i} is off by {error:.2g} of its norm, {most:.0e} is allowed"
+    return None
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _triton() -> str:
+    return f", triton {version('triton')}" if find_spec("triton") else ""

@@ -1,0 +1,35 @@
+"""The short convolution and the gated norms by Triton kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lmtrain_kernels import gated_norm as norms
+from lmtrain_kernels import short_conv as convolutions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain.layout import SequenceLayout
+
+
+def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout) -> Tensor:
+    """As ``ops.conv.short_conv``; at most 8 taps."""
+    return convolutions.short_conv(x, weight, bias, layout.derive(_position))
+
+
+def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As ``ops.norm.norm_then_gate``."""
+    return norms.gated_norm(x, gate, weight, eps, norm_before_gate=True)
+
+
+def gate_then_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As ``ops.norm.gate_then_norm``."""
+    return norms.gated_norm(x, gate, weight, eps, norm_before_gate=False)
+
+
+def _position(layout: SequenceLayout) -> Tensor:
+    """``[t]`` int32: offset of each token in its document."""
+    return layout.position.to(torch.int32)
