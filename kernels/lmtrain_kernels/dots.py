@@ -21,6 +21,15 @@ def add_dot(total, a, b):
 
 
 @triton.jit
+def piece(x, index: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows ``[index ROWS, (index + 1) ROWS)`` of ``x [PARTS ROWS, COLUMNS]`` in registers."""
+    if PARTS == 1:
+        return x
+    part = tl.arange(0, PARTS)[:, None, None]
+    return tl.sum(tl.where(part == index, tl.reshape(x, (PARTS, ROWS, COLUMNS)), 0.0), axis=0)
+
+
+@triton.jit
 def load_tile(
     pointer,
     count,
