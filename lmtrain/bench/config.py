@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from lmtrain.ops.config import OpsConfig
+
 
 class BenchKind(StrEnum):
     """What is measured."""
@@ -105,6 +107,8 @@ class BenchConfig:
     """Timed runs of each, of which the median counts; but for sp and links they take turns."""
     device: BenchDevice = BenchDevice.cpu
     """Where to measure."""
+    ops: OpsConfig = field(default_factory=OpsConfig)
+    """What computes our models."""
     threads: int | None = None
     """CPU threads; null leaves torch's choice."""
     out: str | None = None

@@ -71,13 +71,16 @@ def _lmtrain(bench: BenchConfig, *, bf16: bool) -> Contender:
     from lmtrain.config import Remat
     from lmtrain.models.decoder import Decoder
     from lmtrain.models.init import initialize
+    from lmtrain.ops.backend import bind
     from lmtrain.parallelize import rematerialize
 
     model = Decoder(model_config(bench.pattern))
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    bind(model, bench.ops, torch.device(bench.device), dtype)
     initialize(model, seed=0)
     rematerialize(model, Remat.block if bench.remat else Remat.none)
     if bf16:
-        model.compute_dtype = torch.bfloat16
+        model.compute_dtype = dtype
 
     def loss(tokens: Tensor) -> Tensor:
         documents, length = tokens.shape[0], tokens.shape[1] - 1

@@ -33,6 +33,7 @@ from lmtrain.models.accounting import TRAINING, ModelCost, visible_pairs
 from lmtrain.models.config import ModelConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
+from lmtrain.ops.backend import bind
 from lmtrain.parallelize import rematerialize
 
 if TYPE_CHECKING:
@@ -210,12 +211,14 @@ def _time(
     """Seconds of the median step of each row; the rows take turns."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = Decoder(model_config)
+    model, device = Decoder(model_config), torch.device(config.device)
+    dtype = torch.float32 if config.device is BenchDevice.cpu else torch.bfloat16
+    bind(model, config.ops, device, dtype)
     initialize(model, seed=0)
     rematerialize(model, Remat.block if config.remat else Remat.none)
-    model.to(config.device)
+    model.to(device)
     if config.device is BenchDevice.cuda:
-        model.compute_dtype = torch.bfloat16
+        model.compute_dtype = dtype
     steps = [partial(_step, model, batch) for batch in batches.values()]
     turns = take_turns([partial(timed, step) for step in steps], config)
     return {

@@ -22,7 +22,7 @@ from lmtrain.bench.world import alone, joined, ranks_per_host, seconds
 from lmtrain.config import require
 from lmtrain.layout import SequenceLayout
 from lmtrain.ops.attention import attend
-from lmtrain.ops.gated_delta import GatedDelta
+from lmtrain.ops.backend import choose
 from lmtrain.parallel import state_times
 from lmtrain.parallel.collectives import Group, Traffic
 from lmtrain.parallel.links import Link, Links, Rates, write_links
@@ -140,7 +140,7 @@ def _rates(config: BenchConfig, device: torch.device) -> Rates:
     k = torch.nn.functional.normalize(q.float(), dim=-1).to(dtype)
     beta = torch.rand(tokens, heads, device=device)
     total = torch.zeros(2**24 if cuda else 2**22, device=device)
-    rule, more = GatedDelta(), torch.ones_like(total)
+    rule, more = choose(config.ops, device).gated_delta, torch.ones_like(total)
 
     def rate(amount: float, work: Callable[[], object]) -> float:
         return amount / seconds(torch.no_grad()(work), config, device)

@@ -25,6 +25,7 @@ from lmtrain.layout import SequenceLayout
 from lmtrain.models.config import ModelConfig
 from lmtrain.models.decoder import build_mixer
 from lmtrain.models.pattern import LETTERS
+from lmtrain.ops import backend
 from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallel.cost import Choice, choose
 from lmtrain.parallel.links import known
@@ -151,6 +152,7 @@ def _measure(
     device, degree = torch.device(config.device), choice.degree
     dtype = torch.float32 if config.device is BenchDevice.cpu else torch.bfloat16
     mixer = build_mixer(letter, model).to(device)
+    backend.bind(mixer, config.ops, device, dtype)
     _fill(mixer)
     if degree > 1:
         bind(mixer, lambda _: choice, mesh)

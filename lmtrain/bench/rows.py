@@ -29,6 +29,7 @@ from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
+from lmtrain.ops.backend import bind
 from lmtrain.ops.recurrence import empty_state
 from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallel.config import ParallelConfig
@@ -157,13 +158,15 @@ class _Run:
     def _build(self, config: BenchConfig) -> Decoder:
         with torch.device("meta"):
             model = Decoder(self.model_config)
+        cuda = config.device is BenchDevice.cuda
+        bind(model, config.ops, self.device, torch.bfloat16 if cuda else torch.float32)
         model.to_empty(device=self.device)
         initialize(model, seed=0)
         rematerialize(model, Remat.block if config.remat else Remat.none)
         share_rows(model, self.choosers, self.mesh)
         if SERIAL in self.contender.strategies.values():
             _make_serial(model, self.mesh)
-        if config.device is BenchDevice.cuda:
+        if cuda:
             model.compute_dtype = torch.bfloat16
         return model
 
