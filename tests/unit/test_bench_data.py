@@ -87,6 +87,11 @@ def test_values_are_of_the_median_turn_and_of_one_core() -> None:
     assert [result(amount=0, target=t).met for t in (2, 1.9)] == [True, False]
 
 
+def test_speeds_are_compared_round_by_round() -> None:
+    slowing, other = result(seconds=[1.0, 2.0, 4.0]), result(seconds=[2.0, 4.0, 4.0])
+    assert slowing.speed_over(other) == 2
+
+
 def test_contenders_take_turns() -> None:
     seen: list[str] = []
 
