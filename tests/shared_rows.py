@@ -59,7 +59,7 @@ class Case:
     window: int = 5
     remat: bool = False
     heads: tuple[int, int] = (4, 2)
-    """Query and key heads."""
+    """Query and key heads, for at most four ranks; twice as many for eight."""
     rows: tuple[str, ...] = ()
     """Names of the rows it meets; empty means all."""
 
@@ -86,18 +86,23 @@ def cases() -> list[Case]:
 
 
 def build(case: Case) -> Decoder:
-    """A small stack in fp64 whose states live long: decays near 0, beta up to 2."""
-    config = ModelConfig(d_model=16, n_layers=len(case.pattern.strip("[]")), vocab_size=VOCABULARY)
+    """A small stack in fp64 whose states live long: decays near 0, beta up to 2.
+
+    It has a head for every rank.
+    """
+    more, layers = max(1, dist.get_world_size() // 4), len(case.pattern.strip("[]"))
+    config = ModelConfig(d_model=16 * more, n_layers=layers, vocab_size=VOCABULARY)
     config.pattern = case.pattern
     if case.pattern.startswith("["):
         config.n_layers = 1
     for attention in (config.attention, config.sliding_window):
-        attention.heads, attention.kv_heads = case.heads
+        attention.heads, attention.kv_heads = (more * heads for heads in case.heads)
         attention.head_dim = 4
     config.sliding_window.window = case.window
     config.mamba2.head_dim, config.mamba2.state_dim, config.mamba2.groups = 8, 6, 2
     g = config.gated_deltanet
-    g.key_heads, g.value_heads, g.key_dim, g.value_dim, g.beta_scale = 2, 4, 16, 6, 2.0
+    g.key_heads, g.value_heads = 2 * more, 4 * more
+    g.key_dim, g.value_dim, g.beta_scale = 16, 6, 2.0
     assert config.check() == []
     with torch.device("meta"):
         model = Decoder(config)
