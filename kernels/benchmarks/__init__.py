@@ -1,0 +1,1 @@
+"""How fast kernels are, beside others and beside what the card can do: ``python -m benchmarks``."""

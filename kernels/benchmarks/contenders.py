@@ -1,0 +1,244 @@
+"""Who computes an operation: our kernels, other libraries, plain torch.
+
+A contender is a function of a case and its layout that gives a function of the case's inputs; what
+does not depend on the inputs' values is done before. Documents of one length reach others as a
+batch, their fastest form; else they come in one row, with the borders that each library wants.
+"""
+
+# pyright: reportMissingImports=false
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.machinery import PathFinder
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import EPS, Case, GatedDelta, GateThenNorm, NormThenGate, ShortConv, Ssd
+from lmtrain.ops.backend import operations
+from lmtrain.ops.config import Backend
+
+if TYPE_CHECKING:
+    from lmtrain.layout import SequenceLayout
+
+Run: TypeAlias = "Callable[..., Tensor]"
+Contender: TypeAlias = "Callable[[Any, SequenceLayout], Run]"
+
+OURS = "lmtrain"
+MAMBA_CHUNK = 256
+"""What mamba_ssm's own Mamba-2 takes."""
+
+
+def contenders(case: Case) -> dict[str, Contender]:
+    """By name, ours first."""
+    return _CONTENDERS[type(case)]
+
+
+def delta_of(backend: Backend) -> Contender:
+    """The gated delta rule of one of our backends."""
+
+    def build(_: GatedDelta, layout: SequenceLayout) -> Run:
+        rule = operations(backend).gated_delta
+        return lambda *inputs: rule.scan(inputs, layout)[0]
+
+    return build
+
+
+def _fla_delta(case: GatedDelta, layout: SequenceLayout) -> Run:
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+    return _rows(chunk_gated_delta_rule, case, layout)
+
+
+def _flash_qla_delta(case: GatedDelta, layout: SequenceLayout) -> Run:
+    from flash_qla import chunk_gated_delta_rule
+
+    return _rows(chunk_gated_delta_rule, case, layout)
+
+
+def _rows(run: Callable[..., Any], case: Case, layout: SequenceLayout) -> Run:
+    """``run`` on ``[batch, tokens, heads, …]``, as fla defined it."""
+    shape, borders = _batch(case, layout)
+
+    def call(*inputs: Tensor) -> Tensor:
+        rows = (x.unflatten(0, shape) for x in inputs)
+        return run(*rows, scale=1.0, cu_seqlens=borders)[0].flatten(0, 1)
+
+    return call
+
+
+def _batch(case: Case, layout: SequenceLayout) -> tuple[tuple[int, int], Tensor | None]:
+    """Documents and their length; else one row, and where its documents begin."""
+    if layout.uniform:
+        return layout.uniform, None
+    return (1, case.tokens), layout.offsets.long()
+
+
+def ssd_of(backend: Backend) -> Contender:
+    """The scalar-decay recurrence of one of our backends, with what a mixer does before it."""
+
+    def build(_: Ssd, layout: SequenceLayout) -> Run:
+        rule = operations(backend).ssd
+
+        def call(C: Tensor, B: Tensor, u: Tensor, dt: Tensor, A: Tensor) -> Tensor:
+            return rule.scan((C, B, (u * dt[..., None]).to(u.dtype), dt * A), layout)[0]
+
+        return call
+
+    return build
+
+
+def _fla_ssd(case: Ssd, layout: SequenceLayout) -> Run:
+    from fla.ops.simple_gla import chunk_simple_gla
+
+    run, shared = _rows(chunk_simple_gla, case, layout), case.heads // case.groups
+
+    def call(C: Tensor, B: Tensor, u: Tensor, dt: Tensor, A: Tensor) -> Tensor:
+        q, k = (x.repeat_interleave(shared, 1) for x in (C, B))
+        return run(q, k, (u * dt[..., None]).to(u.dtype), dt * A)
+
+    return call
+
+
+def _mamba_ssd(case: Ssd, layout: SequenceLayout) -> Run:
+    run = _mamba_triton("ssd_combined").mamba_chunk_scan_combined
+    shape, borders = _batch(case, layout)
+    document = None if borders is None else layout.document.int()[None]
+
+    def call(C: Tensor, B: Tensor, u: Tensor, dt: Tensor, A: Tensor) -> Tensor:
+        C, B, u, dt = (x.unflatten(0, shape) for x in (C, B, u, dt))
+        return run(u, dt, A, B, C, MAMBA_CHUNK, seq_idx=document).flatten(0, 1)
+
+    return call
+
+
+def _mamba_triton(name: str) -> Any:
+    """A module of mamba_ssm's Triton kernels.
+
+    Importing the package itself needs its CUDA extensions, so a bare package stands in for it.
+    """
+    from importlib import import_module
+
+    if "mamba_ssm" not in sys.modules:
+        found = PathFinder.find_spec("mamba_ssm")
+        if found is None or not found.submodule_search_locations:
+            raise ModuleNotFoundError("No module named 'mamba_ssm'")
+        bare = ModuleType("mamba_ssm")
+        bare.__path__ = list(found.submodule_search_locations)
+        sys.modules["mamba_ssm"] = bare
+    return import_module(f"mamba_ssm.ops.triton.{name}")
+
+
+def conv_of(backend: Backend) -> Contender:
+    """The short convolution of one of our backends."""
+
+    def build(_: ShortConv, layout: SequenceLayout) -> Run:
+        return lambda *inputs: operations(backend).short_conv(*inputs, layout=layout)
+
+    return build
+
+
+def _fla_conv(case: ShortConv, layout: SequenceLayout) -> Run:
+    from fla.modules.causal_conv1d import causal_conv1d
+
+    shape, borders = _batch(case, layout)
+
+    def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        weight, bias = weight.T.contiguous().to(x.dtype), bias.to(x.dtype)
+        rows = x.unflatten(0, shape)
+        return causal_conv1d(rows, weight, bias, activation="silu", cu_seqlens=borders)[0].flatten(
+            0, 1
+        )
+
+    return call
+
+
+def _cuda_conv(case: ShortConv, layout: SequenceLayout) -> Run:
+    from causal_conv1d import causal_conv1d_fn
+
+    shape, borders = _batch(case, layout)
+    document = None if borders is None else layout.document.int()[None]
+
+    def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        weight, bias = weight.T.contiguous().to(x.dtype), bias.to(x.dtype)
+        rows = x.unflatten(0, shape).transpose(1, 2)
+        y = causal_conv1d_fn(rows, weight, bias, seq_idx=document, activation="silu")
+        return y.transpose(1, 2).flatten(0, 1)
+
+    return call
+
+
+def norm_of(backend: Backend) -> Contender:
+    """A gated norm of one of our backends."""
+
+    def build(case: NormThenGate, _: SequenceLayout) -> Run:
+        run = getattr(operations(backend), case.operation)
+        return lambda *inputs: run(*inputs, EPS)
+
+    return build
+
+
+def _fla_norm(_: NormThenGate, __: SequenceLayout) -> Run:
+    from fla.modules.norm.fused_norm_gate import rms_norm_gated
+
+    return lambda x, gate, weight: rms_norm_gated(
+        x, gate, weight, None, activation="swish", eps=EPS
+    )
+
+
+def _mamba_norm(case: GateThenNorm, _: SequenceLayout) -> Run:
+    run = _mamba_triton("layernorm_gated").rmsnorm_fn
+
+    def call(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+        y = run(
+            *(x.flatten(1), weight, None),
+            z=gate.flatten(1),
+            eps=EPS,
+            group_size=case.width,
+            norm_before_gate=False,
+        )
+        return y.view_as(x)
+
+    return call
+
+
+def _compiled_norm(case: NormThenGate, layout: SequenceLayout) -> Run:
+    return torch.compile(norm_of(Backend.torch)(case, layout), dynamic=False)
+
+
+_TORCH = Backend.torch
+_CONTENDERS: dict[type[Case], dict[str, Contender]] = {
+    GatedDelta: {
+        OURS: delta_of(Backend.triton),
+        "flash_qla": _flash_qla_delta,
+        "fla": _fla_delta,
+        "torch": delta_of(_TORCH),
+    },
+    Ssd: {
+        OURS: ssd_of(Backend.triton),
+        "mamba_ssm": _mamba_ssd,
+        "fla": _fla_ssd,
+        "torch": ssd_of(_TORCH),
+    },
+    ShortConv: {
+        OURS: conv_of(Backend.triton),
+        "causal_conv1d": _cuda_conv,
+        "fla": _fla_conv,
+        "torch": conv_of(_TORCH),
+    },
+    NormThenGate: {
+        OURS: norm_of(Backend.triton),
+        "fla": _fla_norm,
+        "torch": norm_of(_TORCH),
+        "torch.compile": _compiled_norm,
+    },
+    GateThenNorm: {
+        OURS: norm_of(Backend.triton),
+        "mamba_ssm": _mamba_norm,
+        "torch": norm_of(_TORCH),
+        "torch.compile": _compiled_norm,
+    },
+}
