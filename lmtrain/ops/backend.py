@@ -17,7 +17,7 @@ from lmtrain.ops.attention import attend
 from lmtrain.ops.config import AttentionKind, Backend, FlashKind, OpsConfig, resolve
 from lmtrain.ops.conv import short_conv
 from lmtrain.ops.gated_delta import GatedDelta
-from lmtrain.ops.kernel import Attend, Convolve, GatedNorm
+from lmtrain.ops.kernel import Attend, Convolve, GateThenNorm, NormThenGate
 from lmtrain.ops.norm import gate_then_norm, norm_then_gate
 from lmtrain.ops.recurrence import Recurrence
 from lmtrain.ops.ssd import ScalarDecay
@@ -36,8 +36,8 @@ class Operations:
     gated_delta: Recurrence[Any, Any, Any]
     ssd: Recurrence[Any, Any, Any]
     short_conv: Convolve
-    norm_then_gate: GatedNorm
-    gate_then_norm: GatedNorm
+    norm_then_gate: NormThenGate
+    gate_then_norm: GateThenNorm
     attend: Attend = attend
 
 

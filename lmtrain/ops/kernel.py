@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,9 +45,23 @@ class Convolve(Protocol):
         ...
 
 
-class GatedNorm(Protocol):
-    """RMSNorm and SiLU gate in one order: ``x, gate [t, h, d]``, a scale, ``-> [t, h, d]``."""
+Skip: TypeAlias = "tuple[Tensor, Tensor]"
+"""``u [t, h, d]`` and a scale ``[n]`` of ``n`` equal parts of ``h * d``: ``scale * u`` is added."""
+
+
+class NormThenGate(Protocol):
+    """RMSNorm, then a SiLU gate: ``x, gate [t, h, d], weight [d] -> [t, h, d]``."""
 
     def __call__(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Norm over the last dimension."""
+        ...
+
+
+class GateThenNorm(Protocol):
+    """A skip, a SiLU gate, RMSNorm: ``x, gate [t, g, d], weight [g * d] -> [t, g, d]``."""
+
+    def __call__(
+        self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, skip: Skip | None = None
+    ) -> Tensor:
         """Norm over the last dimension."""
         ...

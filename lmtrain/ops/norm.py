@@ -11,6 +11,8 @@ from torch.nn.functional import silu
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lmtrain.ops.kernel import Skip
+
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """``x / sqrt(mean(x²) + eps) * weight`` over the last dimension; ``[..., d]`` in and out."""
@@ -30,7 +32,20 @@ def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tenso
     return rms_norm(x, weight, eps) * silu(gate)
 
 
-def gate_then_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``rms_norm(x * silu(gate)) * weight``: ``x, gate [t, g, d], weight [g * d] -> [t, g, d]``."""
+def gate_then_norm(
+    x: Tensor, gate: Tensor, weight: Tensor, eps: float, skip: Skip | None = None
+) -> Tensor:
+    """``rms_norm(x * silu(gate)) * weight``: ``x, gate [t, g, d], weight [g * d] -> [t, g, d]``.
+
+    With ``skip``, ``x + scale * u`` takes the place of ``x``.
+    """
+    x = x if skip is None else add_skip(x, skip)
     y = rms_norm(x * silu(gate), None, eps)
     return y * weight.view(y.shape[1:]).to(y.dtype)
+
+
+def add_skip(x: Tensor, skip: Skip) -> Tensor:
+    """``x + scale * u``: ``x [t, g, d]``."""
+    u, scale = skip
+    parts, added = (y.flatten(1).unflatten(1, (len(scale), -1)) for y in (x, u))
+    return torch.addcmul(parts, added, scale[:, None].to(u.dtype)).view(x.shape)

@@ -14,6 +14,7 @@ import torch
 
 from lmtrain.ops.config import Backend
 from lmtrain.ops.gated_delta import GatedDelta
+from lmtrain.ops.norm import add_skip
 from lmtrain.ops.ssd import ScalarDecay
 from lmtrain.ops.uncarried import Uncarried
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
+    from lmtrain.ops.kernel import Skip
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -107,10 +109,13 @@ def fla_norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> T
     return rms_norm_gated(x, gate, weight, None, activation="swish", eps=eps)
 
 
-def fla_gate_then_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """As ``ops.norm.gate_then_norm``."""
+def fla_gate_then_norm(
+    x: Tensor, gate: Tensor, weight: Tensor, eps: float, skip: Skip | None = None
+) -> Tensor:
+    """As ``ops.norm.gate_then_norm``; the skip is torch's."""
     from fla.modules.layernorm_gated import rmsnorm_fn
 
+    x = x if skip is None else add_skip(x, skip)
     y = rmsnorm_fn(
         x.flatten(1),
         weight,

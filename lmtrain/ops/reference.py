@@ -116,8 +116,16 @@ def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tenso
     return rms_norm(x, weight, eps) * silu(gate)
 
 
-def gate_then_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``rms_norm(x * silu(gate)) * weight``: ``x, gate [t, g, d], weight [g * d] -> [t, g, d]``."""
+def gate_then_norm(
+    x: Tensor, gate: Tensor, weight: Tensor, eps: float, skip: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """``rms_norm(x * silu(gate)) * weight``: ``x, gate [t, g, d], weight [g * d] -> [t, g, d]``.
+
+    With ``skip = (u [t, g, d], scale [n])``, ``x + scale * u`` takes the place of ``x``.
+    """
+    if skip is not None:
+        u, scale = skip
+        x = x + u * scale.repeat_interleave(weight.numel() // len(scale)).view(x.shape[1:])
     return rms_norm(x * silu(gate), weight.view(x.shape[1:]), eps)
 
 

@@ -89,18 +89,25 @@ def _cases(operations: Operations, sizes: Sizes, layout: SequenceLayout) -> Iter
     )
 
     if sizes.rule == "gated_delta":
-        norm, shape, scale = "norm_then_gate", (t, heads, sizes.value), (sizes.value,)
+        yield Case(
+            "norm_then_gate",
+            lambda *x: (operations.norm_then_gate(*x, 1e-6),),
+            lambda *x: (reference.norm_then_gate(*x, 1e-6),),
+            [*(draw(t, heads, sizes.value) for _ in range(2)), draw(sizes.value)],
+            exact=1,
+        )
     else:
-        width = sizes.heads // sizes.groups * sizes.value
-        norm, shape, scale = "gate_then_norm", (t, groups, width), (groups * width,)
-    fast, slow = getattr(operations, norm), getattr(reference, norm)
-    yield Case(
-        norm,
-        lambda *x: (fast(*x, 1e-6),),
-        lambda *x: (slow(*x, 1e-6),),
-        [draw(*shape), draw(*shape), draw(*scale)],
-        exact=1,
-    )
+        each = sizes.heads // sizes.groups
+        yield Case(
+            "gate_then_norm",
+            lambda x, gate, u, w, d: (operations.gate_then_norm(x, gate, w, 1e-6, (u, d)),),
+            lambda x, gate, u, w, d: (reference.gate_then_norm(x, gate, w, 1e-6, (u, d)),),
+            [
+                *(draw(t, groups, each * sizes.value) for _ in range(3)),
+                *(draw(groups * each * sizes.value), draw(groups * each)),
+            ],
+            exact=2,
+        )
 
 
 def _disagreement(case: Case, device: torch.device, dtype: torch.dtype) -> str | None:

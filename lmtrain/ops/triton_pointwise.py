@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
+    from lmtrain.ops.kernel import Skip
 
 
 def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout) -> Tensor:
@@ -25,9 +26,11 @@ def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tenso
     return norms.gated_norm(x, gate, weight, eps, norm_before_gate=True)
 
 
-def gate_then_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+def gate_then_norm(
+    x: Tensor, gate: Tensor, weight: Tensor, eps: float, skip: Skip | None = None
+) -> Tensor:
     """As ``ops.norm.gate_then_norm``."""
-    return norms.gated_norm(x, gate, weight, eps, norm_before_gate=False)
+    return norms.gated_norm(x, gate, weight, eps, norm_before_gate=False, skip=skip)
 
 
 def _position(layout: SequenceLayout) -> Tensor:

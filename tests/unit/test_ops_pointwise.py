@@ -14,7 +14,7 @@ from lmtrain.layout import SequenceLayout
 from lmtrain.ops import loss, reference
 from lmtrain.ops.activation import relu2, swiglu
 from lmtrain.ops.conv import short_conv
-from lmtrain.ops.norm import l2_norm, rms_norm
+from lmtrain.ops.norm import gate_then_norm, l2_norm, norm_then_gate, rms_norm
 from lmtrain.ops.rotary import rotary
 
 if TYPE_CHECKING:
@@ -63,6 +63,29 @@ def test_short_conv(layout: SequenceLayout, taps: int, *, bias: bool) -> None:
 def test_rms_norm() -> None:
     compare(lambda x, w: rms_norm(x, w, 1e-3), lambda x, w: reference.rms_norm(x, w, 1e-3),
             draw(5, 2, 7), draw(7))  # fmt: skip
+
+
+def test_norm_then_gate() -> None:
+    compare(
+        lambda *x: norm_then_gate(*x, 1e-3),
+        lambda *x: reference.norm_then_gate(*x, 1e-3),
+        *(draw(7, 3, 6), draw(7, 3, 6), draw(6)),
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gate_then_norm(groups: int) -> None:
+    inputs = [*(draw(7, groups, 12) for _ in range(3)), draw(groups * 12), draw(6)]
+    compare(
+        lambda x, gate, u, w, d: gate_then_norm(x, gate, w, 1e-3, (u, d)),
+        lambda x, gate, u, w, d: reference.gate_then_norm(x, gate, w, 1e-3, (u, d)),
+        *inputs,
+    )
+    compare(
+        lambda x, gate, w: gate_then_norm(x, gate, w, 1e-3),
+        lambda x, gate, w: reference.gate_then_norm(x, gate, w, 1e-3),
+        *(inputs[i] for i in (0, 1, 3)),
+    )
 
 
 def test_l2_norm() -> None:

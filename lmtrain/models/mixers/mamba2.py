@@ -94,7 +94,7 @@ class Mamba2(nn.Module):
 
     def _finish(self, y: Tensor, u: Tensor, gate: Tensor) -> Tensor:
         """Skip, gate, then norm over each group (the gate comes before the norm)."""
-        y = torch.addcmul(y, u, self.D[:, None].to(u.dtype)).flatten(-2)
-        y, gate = (x.unflatten(-1, (self.config.groups, -1)) for x in (y, gate))
-        y = self.gate_then_norm(y, gate, self.norm_weight, self.eps)
+        groups = self.config.groups
+        y, u, gate = (x.flatten(1).unflatten(1, (groups, -1)) for x in (y, u, gate))
+        y = self.gate_then_norm(y, gate, self.norm_weight, self.eps, (u, self.D))
         return self.out_proj(y.flatten(-2))
