@@ -58,11 +58,13 @@ class Result:
         return self.value >= self.target if self.amount else self.value <= self.target
 
     def speed_over(self, other: Result) -> float:
-        """How many times as fast as ``other`` at the same work: the median over rounds.
+        """How many times as fast as ``other`` at like work: the median over rounds.
 
         The two turns of a round follow each other, so a machine whose speed drifts drifts for both.
         """
-        return statistics.median(b / a for a, b in zip(self.seconds, other.seconds, strict=True))
+        more = self.amount / other.amount if self.amount else 1
+        rounds = zip(self.seconds, other.seconds, strict=True)
+        return more * statistics.median(theirs / ours for ours, theirs in rounds)
 
 
 def timed(work: Callable[[], int]) -> Turn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,7 @@ def test_values_are_of_the_median_turn_and_of_one_core() -> None:
 def test_speeds_are_compared_round_by_round() -> None:
     slowing, other = result(seconds=[1.0, 2.0, 4.0]), result(seconds=[2.0, 4.0, 4.0])
     assert slowing.speed_over(other) == 2
+    assert slowing.speed_over(replace(other, amount=5)) == 4
 
 
 def test_contenders_take_turns() -> None:
@@ -107,6 +109,7 @@ def test_contenders_take_turns() -> None:
 
 
 def test_a_dead_process_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "texts").mkdir()
     with (
         Process({}, preparing.bare, tmp_path, 1) as contender,
         pytest.raises(RuntimeError, match="died"),
@@ -134,7 +137,7 @@ def test_texts_are_those_of_the_standard_library_without_an_input(tmp_path: Path
 
 
 def test_the_target_of_preparation_is_a_part_of_the_bare_speed() -> None:
-    mine, other = preparing.with_target([result(), result(seconds=[1.0])])
+    mine, other = preparing.with_target([result(), result(seconds=[1.0] * 3)])
     assert mine.target == pytest.approx(9)
     assert other.target is None
     with pytest.raises(RuntimeError, match="same work"):
@@ -195,11 +198,11 @@ def test_preparation_is_measured_in_processes(
 
 
 def test_a_table_compares_with_ours() -> None:
-    rows = table([result(contender="ours", target=6), result(contender="b", seconds=[1.0])])
+    rows = table([result(contender="ours", target=6), result(contender="b", seconds=[1.0] * 3)])
     cells = [list(column.cells) for column in rows.columns]
     assert cells[3] == ["", "0.50 ×"]
     assert cells[4] == ["6e-06 M/s missed", ""]
-    times = table([result(amount=0, target=0.5), result(what="v", amount=0, seconds=[0.25])])
+    times = table([result(amount=0, target=0.5), result(what="v", amount=0, seconds=[0.25] * 3)])
     assert list(times.columns[2].cells) == ["2 s", "250 ms"]
     assert list(times.columns[4].cells) == ["500 ms missed", ""]
 
