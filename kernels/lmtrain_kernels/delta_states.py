@@ -9,7 +9,8 @@ compose. A long document of few heads is cut into segments whose summaries are m
 in order, and walked at once from the states that then enter them.
 """
 
-# pyright: reportArgumentType=false, reportIndexIssue=false, reportOptionalSubscript=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
 
 from __future__ import annotations
 

@@ -6,17 +6,24 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton import knobs
+
+INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 
 @triton.jit
 def dot(a, b):
     """``a @ b`` in fp32: exact products of fp32 operands, tensor cores for 16-bit ones."""
+    if INTERPRETED:  # it multiplies the bits of bf16 as integers
+        return tl.dot(a.to(tl.float32), b.to(tl.float32))
     return tl.dot(a, b, input_precision="ieee")
 
 
 @triton.jit
 def add_dot(total, a, b):
     """``total + a @ b``, as ``dot``."""
+    if INTERPRETED:
+        return total + dot(a, b)
     return tl.dot(a, b, total, input_precision="ieee")
 
 
@@ -84,7 +91,11 @@ def store_numbers(pointer, numbers, count, STRIDE: tl.constexpr, ROWS: tl.conste
 
 @triton.jit
 def between(total, ROWS: tl.constexpr):
-    """``e^(G_i - G_j)`` for ``i >= j``, else 0, of cumulative log decays ``total [ROWS]``."""
+    """``e^(G_i - G_j)`` for ``i >= j``, else 0, of cumulative log decays ``total [ROWS]``.
+
+    Never more than 1, even where rows beyond a short chunk hold zeros.
+    """
     row = tl.arange(0, ROWS)
     past = row[:, None] >= row[None, :]
-    return tl.exp(tl.where(past, total[:, None] - total[None, :], float("-inf")))
+    passed = tl.minimum(total[:, None] - total[None, :], 0.0)
+    return tl.exp(tl.where(past, passed, float("-inf")))

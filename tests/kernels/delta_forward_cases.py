@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lmtrain_kernels import delta_prepare, delta_states
+from lmtrain_kernels import delta_outputs, delta_prepare, delta_states
 from lmtrain_kernels.table import ChunkTable
 
 SIZES = [(64, 64), (128, 128), (256, 64), (64, 256)]
@@ -33,3 +33,13 @@ def states() -> None:
             delta_states.pass_states(k, prepared, whole, None)
             delta_states.pass_states(k, prepared, cut, initial)
             delta_states.span_state(k, prepared, cut, alive=True)
+
+
+def outputs() -> None:
+    """Every size of heads, both dtypes."""
+    table = ChunkTable.build([200], 64)
+    for dtype in (torch.bfloat16, torch.float32):
+        for key, value in SIZES:
+            q, written = torch.zeros(200, 2, key, dtype=dtype), torch.zeros(200, 4, value).to(dtype)
+            states = q.new_zeros(4, 4, key, value)
+            delta_outputs.outputs(q, q, torch.zeros(200, 4), states, written, table)
