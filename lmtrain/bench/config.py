@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from lmtrain.ops.config import OpsConfig
+from lmtrain.ops.config import Backend, OpsConfig
 
 
 class BenchKind(StrEnum):
     """What is measured."""
 
     step = "step"
+    backends = "backends"
     sp = "sp"
     rows = "rows"
     links = "links"
@@ -44,21 +45,24 @@ class BenchConfig:
     """Measurements: of a step against peers, of strategies that share rows, of links, of data."""
 
     what: BenchKind = BenchKind.step
-    """step: one training step of models of one size, against transformers. Under torchrun, sp:
-    every strategy of sequence parallelism, one layer; rows: whole stacks under some of them; links:
-    speed between processes and of kernels, for parallel.links. data: preparation, decomposition,
-    the plan and the loader; curriculum: steps of decomposed and of concatenated documents."""
+    """step: one training step of models of one size, against transformers; backends: of one model,
+    by several of ops.backend. Under torchrun, sp: every strategy of sequence parallelism, one
+    layer; rows: whole stacks under some of them; links: speed between processes and of kernels, for
+    parallel.links. data: preparation, decomposition, the plan and the loader; curriculum: steps of
+    decomposed and of concatenated documents."""
     pattern: str = ""
-    """Our stack; empty is GGGA (step), or A (curriculum)."""
+    """Our stack; empty is GGGA (step, backends), or A (curriculum)."""
     lengths: list[int] = field(default_factory=lambda: [1024, 4096])
-    """Document lengths to measure at; step: every step has the tokens of the longest; sp: a row
-    is one document; curriculum: the longest lengths, which divide each other."""
+    """Document lengths to measure at; step, backends: every step has the tokens of the longest; sp:
+    a row is one document; curriculum: the longest lengths, which divide each other."""
     peers: bool = True
     """Measure others too: models of transformers (step); tokenizers, datasets, torch's DataLoader
     and OLMo-core, as far as they are installed (data)."""
     remat: bool = False
     """Let our blocks keep only their inputs, and compute the rest again in the backward pass
-    (step, curriculum)."""
+    (step, backends, curriculum)."""
+    backends: list[Backend] = field(default_factory=list[Backend])
+    """Values of ops.backend, the first against the others; empty is all that can run (backends)."""
     stacks: list[str] = field(default_factory=lambda: ["GGGA"])
     """Patterns, each with the strategies that are not automatic: stacks=['GGGA G=lasp2 A=ring'].
     G and M also take serial, state passing without a parallel scan (rows)."""
@@ -67,7 +71,7 @@ class BenchConfig:
     letters: str = "AWMG"
     """Mixers to measure (sp)."""
     size: str = "debug"
-    """Sizes of the mixers: a file of configs/model/size (sp, curriculum)."""
+    """Sizes of the mixers: a file of configs/model/size (backends, sp, curriculum)."""
     window: int = 256
     """Window of W (sp)."""
     degrees: list[int] = field(default_factory=list[int])
@@ -151,7 +155,8 @@ class BenchConfig:
     def _lengths(self) -> list[str]:
         if not self.lengths or min(self.lengths) < 1:
             return [f"lengths={self.lengths} must be positive"]
-        if self.what is BenchKind.step and any(max(self.lengths) % n for n in self.lengths):
+        steps = self.what in (BenchKind.step, BenchKind.backends)
+        if steps and any(max(self.lengths) % n for n in self.lengths):
             return [f"lengths={self.lengths} must be positive and divide the longest"]
         return []
 

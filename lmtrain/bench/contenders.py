@@ -1,17 +1,28 @@
-"""The models of one size that the step benchmark compares. Only this file knows transformers."""
+"""The models that the step benchmarks compare. Only this file knows transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from lmtrain.bench.config import BenchConfig, BenchDevice
+from lmtrain.bench.config import BenchConfig, BenchDevice, BenchKind
+from lmtrain.config import Remat, config_dir, read
 from lmtrain.layout import SequenceLayout
+from lmtrain.models.accounting import ModelCost
 from lmtrain.models.config import AttentionConfig, GatedDeltaNetConfig, MlpConfig, ModelConfig
+from lmtrain.models.decoder import Decoder
+from lmtrain.models.init import initialize
+from lmtrain.ops.backend import bind, capability
+from lmtrain.ops.config import Backend, backend_problems
+from lmtrain.parallelize import rematerialize
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
@@ -19,6 +30,9 @@ WIDTH, LAYERS, VOCABULARY, HIDDEN = 256, 8, 4096, 704
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 64
 KEY_HEADS, VALUE_HEADS, TAPS = 2, 4, 4
 THETA = 100_000.0
+LARGE_VOCABULARY = 32_768
+"""Of the models whose size is chosen."""
+RIVALS = (Backend.triton, Backend.flash_qla, Backend.fla, Backend.torch)
 
 
 class Contender(NamedTuple):
@@ -26,6 +40,8 @@ class Contender(NamedTuple):
 
     model: nn.Module
     loss: Callable[[Tensor], Tensor]
+    cost: ModelCost | None = None
+    """Of ours."""
 
     @property
     def parameters(self) -> int:
@@ -35,15 +51,50 @@ class Contender(NamedTuple):
 
 def builders(bench: BenchConfig) -> dict[str, Callable[[], Contender]]:
     """What builds each contender, by its name; ours is the first."""
+    if bench.what is BenchKind.backends:
+        return {
+            backend.value: partial(_lmtrain, compared_model(bench), bench, backend)
+            for backend in backends(bench)
+        }
     on_gpu = bench.device is BenchDevice.cuda
-    ours = {f"lmtrain {bench.pattern}": lambda: _lmtrain(bench, bf16=on_gpu)}
+    ours = partial(_lmtrain, compared_model(bench), bench, bench.ops.backend)
     if not bench.peers:
-        return ours
+        return {f"lmtrain {bench.pattern}": ours}
     return {
-        **ours,
+        f"lmtrain {bench.pattern}": ours,
         "transformers Llama": lambda: _peer(_llama(), bf16=on_gpu),
         "transformers Qwen3-Next": lambda: _peer(_qwen3_next(), bf16=on_gpu),
     }
+
+
+def backends(bench: BenchConfig) -> list[Backend]:
+    """Those to compare: named ones, or all that can run here."""
+    card = capability(torch.device(bench.device))
+    return bench.backends or [b for b in RIVALS if not backend_problems(b, card)]
+
+
+def problems(bench: BenchConfig) -> list[str]:
+    """What is wrong with our model or its backends, a sentence each."""
+    if bench.what is not BenchKind.backends:
+        return compared_model(bench).check()
+    sizes = sorted(path.stem for path in _sizes().glob("*.yaml"))
+    if bench.size not in sizes:
+        return [f"size={bench.size} is unknown: choose one of {', '.join(sizes)}"]
+    card = capability(torch.device(bench.device))
+    named = [problem for b in bench.backends for problem in backend_problems(b, card)]
+    return [*compared_model(bench).check(), *named]
+
+
+def compared_model(bench: BenchConfig) -> ModelConfig:
+    """Our model."""
+    if bench.what is not BenchKind.backends:
+        return model_config(bench.pattern)
+    sized = read(_sizes() / f"{bench.size}.yaml", ModelConfig)
+    return replace(sized, pattern=bench.pattern, vocab_size=LARGE_VOCABULARY)
+
+
+def _sizes() -> Path:
+    return config_dir() / "model" / "size"
 
 
 def model_config(pattern: str) -> ModelConfig:
@@ -67,19 +118,13 @@ def model_config(pattern: str) -> ModelConfig:
     )
 
 
-def _lmtrain(bench: BenchConfig, *, bf16: bool) -> Contender:
-    from lmtrain.config import Remat
-    from lmtrain.models.decoder import Decoder
-    from lmtrain.models.init import initialize
-    from lmtrain.ops.backend import bind
-    from lmtrain.parallelize import rematerialize
-
-    model = Decoder(model_config(bench.pattern))
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    bind(model, bench.ops, torch.device(bench.device), dtype)
+def _lmtrain(config: ModelConfig, bench: BenchConfig, backend: Backend) -> Contender:
+    model = Decoder(config)
+    dtype = torch.bfloat16 if bench.device is BenchDevice.cuda else torch.float32
+    bind(model, replace(bench.ops, backend=backend), torch.device(bench.device), dtype)
     initialize(model, seed=0)
     rematerialize(model, Remat.block if bench.remat else Remat.none)
-    if bf16:
+    if bench.device is BenchDevice.cuda:
         model.compute_dtype = dtype
 
     def loss(tokens: Tensor) -> Tensor:
@@ -88,7 +133,7 @@ def _lmtrain(bench: BenchConfig, *, bf16: bool) -> Contender:
         inputs, targets = tokens[:, :-1].flatten(), tokens[:, 1:].flatten()
         return model(inputs, layout, targets).total / targets.numel()
 
-    return Contender(model, loss)
+    return Contender(model, loss, ModelCost.of(config))
 
 
 def _llama() -> PreTrainedModel:
@@ -136,8 +181,6 @@ def _shared() -> dict[str, Any]:
 
 def _llama_hidden() -> int:
     """The MLP width, a multiple of 8, that brings Llama nearest to the size of a ``GGGA`` stack."""
-    from lmtrain.models.decoder import Decoder
-
     with torch.device("meta"):
         ours = sum(p.numel() for p in Decoder(model_config("GGGA")).parameters())
     heads = HEAD_DIM * (2 * HEADS + 2 * KV_HEADS)

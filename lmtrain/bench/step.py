@@ -1,4 +1,4 @@
-"""One training step of models of one size, on the same tokens, taking turns.
+"""One training step of models of one size, or of one model by several backends, taking turns.
 
 Every model lives in a process of its own, so that its memory is its own; the processes work one
 after the other, in an order that rotates, so that noise of the machine meets all of them.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.table import Table
 
-from lmtrain.bench.config import BenchConfig, BenchDevice
+from lmtrain.bench.config import BenchConfig, BenchDevice, BenchKind
 from lmtrain.bench.memory import memory_meter
 from lmtrain.bench.record import write_record
 from lmtrain.config import require
@@ -45,6 +45,8 @@ class Measurement:
     """Every timed step: forward, loss and backward."""
     memory: int
     """Bytes that the steps needed beyond the process with its model, gradients included."""
+    mfu: float | None = None
+    """Of the median step, for ours on a card whose peak is known."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -57,20 +59,27 @@ def bench(config: BenchConfig) -> list[Measurement]:
 
     Raises:
         ValueError: the configuration has problems, or transformers is not installed.
+        RuntimeError: ours fails; where another one does, the reason is printed and written.
     """
-    from lmtrain.bench.contenders import model_config
+    from lmtrain.bench.contenders import builders, problems
 
-    require([*config.check(), *model_config(config.pattern).check(), *_missing(config)])
-    console = Console()
+    require([*config.check(), *problems(config), *_missing(config)])
+    console, measurements, failures = Console(), list[Measurement](), dict[str, str]()
+    names = list(builders(config))
     with console.status(f"measuring at lengths {config.lengths}"):
-        measurements = [m for length in config.lengths for m in _at(length, config)]
+        for length in config.lengths:
+            measurements += _at(length, [n for n in names if n not in failures], config, failures)
     console.print(_table(measurements, config))
-    write_record(config, [asdict(m) for m in measurements])
+    for reason in failures.values():
+        console.print(f"not measured, {reason}", highlight=False, soft_wrap=True)
+    write_record(config, [asdict(m) for m in measurements], list(failures.values()))
+    if names[0] in failures:
+        raise RuntimeError(failures[names[0]])
     return measurements
 
 
 def _missing(config: BenchConfig) -> list[str]:
-    if not config.peers or find_spec("transformers"):
+    if config.what is BenchKind.backends or not config.peers or find_spec("transformers"):
         return []
     return [
         "peers=true compares with transformers, which is missing: pip install 'lmtrain[hf]' or say "
@@ -78,14 +87,20 @@ def _missing(config: BenchConfig) -> list[str]:
     ]
 
 
-def _at(length: int, config: BenchConfig) -> list[Measurement]:
-    from lmtrain.bench.contenders import builders
-
+def _at(
+    length: int, names: list[str], config: BenchConfig, failures: dict[str, str]
+) -> list[Measurement]:
+    """Those of all contenders that can do it; why the others cannot goes into ``failures``."""
     with ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(n, length, config)) for n in builders(config)]
-        for worker in workers:
-            for _ in range(config.warm_up):
-                worker.step()
+        workers: list[_Worker] = []
+        for name in names:
+            try:
+                worker = stack.enter_context(_Worker(name, length, config))
+                for _ in range(config.warm_up):
+                    worker.step()
+                workers.append(worker)
+            except RuntimeError as error:
+                failures[name] = f"{length} tokens: {error}"
         times: list[list[float]] = [[] for _ in workers]
         for turn in range(config.repeats):
             for i in range(len(workers)):
@@ -106,7 +121,11 @@ class _Worker:
     def __enter__(self) -> Self:
         self._process.start()
         self._theirs.close()  # so that a dead process ends the pipe
-        self._parameters = self._answer()
+        try:
+            self._parameters, self._flops, self._peak = self._answer()
+        except RuntimeError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -121,6 +140,7 @@ class _Worker:
     def finish(self, seconds: list[float]) -> Measurement:
         """The measurement, once all steps are done."""
         self._pipe.send("memory")
+        speed = self._tokens / statistics.median(seconds)
         return Measurement(
             contender=self._name,
             parameters=self._parameters,
@@ -128,30 +148,44 @@ class _Worker:
             tokens=self._tokens,
             seconds=seconds,
             memory=self._answer(),
+            mfu=self._flops * speed / self._peak if self._flops and self._peak else None,
         )
 
     def _answer(self) -> Any:
         try:
-            return self._pipe.recv()
+            answer = self._pipe.recv()
         except EOFError:
             raise RuntimeError(f"the process of {self._name} died; its error is above") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def _serve(pipe: Connection, name: str, length: int, config: BenchConfig) -> None:
     """Build a contender; then answer ``step`` with seconds and ``memory`` with bytes."""
+    try:
+        _answer(pipe, name, length, config)
+    except Exception as error:  # it is a result as well
+        pipe.send(RuntimeError(f"{name}: {type(error).__name__}: {error}"))
+
+
+def _answer(pipe: Connection, name: str, length: int, config: BenchConfig) -> None:
     import torch
 
     from lmtrain.bench.contenders import VOCABULARY, builders
+    from lmtrain.config import Precision
+    from lmtrain.train.report import peak_flops
 
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(0)
-    contender = builders(config)[name]()
-    contender.model.to(config.device)
+    contender, device = builders(config)[name](), torch.device(config.device)
+    contender.model.to(device)
     shape = (max(config.lengths) // length, length + 1)
-    tokens = torch.randint(VOCABULARY, shape, device=config.device)
-    memory = memory_meter(config.device)
-    pipe.send(contender.parameters)
+    tokens = torch.randint(VOCABULARY, shape, device=device)
+    memory, cost = memory_meter(config.device), contender.cost
+    flops = None if cost is None else cost.training_flops_per_token([length])
+    pipe.send((contender.parameters, flops, peak_flops(device, Precision.bf16)))
     with suppress(EOFError):  # the benchmark is over, or was interrupted
         while True:
             match pipe.recv():
@@ -177,7 +211,7 @@ def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
     precision = "fp32" if config.device is BenchDevice.cpu else "bf16"
     table = Table(title=f"A training step of {max(config.lengths)} tokens, {precision}")
     table.add_column("model", no_wrap=True)
-    for heading in ("size", "length", "tokens/s", "ours is", "memory"):
+    for heading in ("size", "length", "tokens/s", "ours is", "memory", "MFU"):
         table.add_column(heading, justify="right", no_wrap=True)
     for length in config.lengths:
         rows = [m for m in measurements if m.length == length]
@@ -191,6 +225,7 @@ def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
                 if row is rows[0]
                 else f"{rows[0].tokens_per_second / row.tokens_per_second:.2f} ×",
                 f"{row.memory / MEBI:,.0f} MiB",
+                "" if row.mfu is None else f"{row.mfu:.1%}",
             )
         table.add_section()
     return table

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from lmtrain.bench.config import BenchConfig
+from lmtrain.bench.config import BenchConfig, BenchKind
 from lmtrain.bench.contenders import builders
 from lmtrain.bench.step import bench
+from lmtrain.ops.config import Backend
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,9 +46,41 @@ def test_a_measurement_is_printed_and_written(
     assert "Qwen3-Next" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_backends_compute_one_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "backends.json"
+    keys = {"lengths": [16], "repeats": 1, "warm_up": 0, "threads": 1, "out": str(out)}
+    chosen = [Backend.torch, Backend.reference]
+    config = BenchConfig(what=BenchKind.backends, pattern="MGG", backends=chosen, **keys)  # type: ignore[arg-type]
+    measurements = bench(config)
+    assert [m.contender for m in measurements] == ["torch", "reference"]
+    assert measurements[0].parameters == measurements[1].parameters
+    assert json.loads(out.read_text())["notes"] == []
+    assert "reference" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_contender_that_fails_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmtrain.bench.contenders.backend_problems", lambda *_: [])
+    out = tmp_path / "backends.json"
+    keys = {"lengths": [16], "repeats": 1, "warm_up": 0, "threads": 1, "out": str(out)}
+    chosen = [Backend.torch, Backend.fla]
+    config = BenchConfig(what=BenchKind.backends, pattern="G", backends=chosen, **keys)  # type: ignore[arg-type]
+    assert [m.contender for m in bench(config)] == ["torch"]
+    assert "not measured, 16 tokens: fla: ValueError: ops.backend=fla" in capsys.readouterr().out
+    assert json.loads(out.read_text())["notes"][0].startswith("16 tokens: fla: ValueError")
+    config.backends = chosen[::-1]
+    with pytest.raises(RuntimeError, match="16 tokens: fla: ValueError"):
+        bench(config)
+
+
 @pytest.mark.parametrize(
     ("config", "named"),
     [
+        (BenchConfig(what=BenchKind.backends, size="7b"), "size=7b"),
+        (BenchConfig(what=BenchKind.backends, backends=[Backend.fla]), "ops.backend=fla"),
         (BenchConfig(lengths=[]), "lengths"),
         (BenchConfig(lengths=[3, 4]), "lengths"),
         (BenchConfig(repeats=0), "repeats"),
