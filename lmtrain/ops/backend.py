@@ -17,8 +17,8 @@ from lmtrain.ops.attention import attend
 from lmtrain.ops.config import AttentionKind, Backend, FlashKind, OpsConfig, resolve
 from lmtrain.ops.conv import short_conv
 from lmtrain.ops.gated_delta import GatedDelta
-from lmtrain.ops.kernel import Attend, Convolve, GateThenNorm, NormThenGate
-from lmtrain.ops.norm import gate_then_norm, norm_then_gate
+from lmtrain.ops.kernel import Attend, Convolve, GateThenNorm, L2Norm, NormThenGate
+from lmtrain.ops.norm import gate_then_norm, l2_norm, norm_then_gate
 from lmtrain.ops.recurrence import Recurrence
 from lmtrain.ops.ssd import ScalarDecay
 
@@ -36,6 +36,7 @@ class Operations:
     gated_delta: Recurrence[Any, Any, Any]
     ssd: Recurrence[Any, Any, Any]
     short_conv: Convolve
+    l2_norm: L2Norm
     norm_then_gate: NormThenGate
     gate_then_norm: GateThenNorm
     attend: Attend = attend
@@ -43,7 +44,7 @@ class Operations:
 
 TORCH = Operations(
     *(Backend.torch, f"torch {torch.__version__}"),
-    *(GatedDelta(), ScalarDecay(), short_conv, norm_then_gate, gate_then_norm),
+    *(GatedDelta(), ScalarDecay(), short_conv, l2_norm, norm_then_gate, gate_then_norm),
 )
 """On any device, in any dtype."""
 
@@ -164,20 +165,20 @@ def _reference() -> Operations:
     return Operations(
         *(Backend.reference, "the reference, token by token"),
         *(naive.gated_delta, naive.ssd, reference.short_conv),
-        *(reference.norm_then_gate, reference.gate_then_norm),
+        *(reference.l2_norm, reference.norm_then_gate, reference.gate_then_norm),
     )
 
 
 @cache
 def _triton() -> Operations:
-    from lmtrain.ops import triton_pointwise
+    from lmtrain.ops import triton_pointwise as pointwise
     from lmtrain.ops.triton_delta import TritonGatedDelta
     from lmtrain.ops.triton_ssd import TritonScalarDecay
 
     return Operations(
         *(Backend.triton, f"triton {version('triton')}"),
-        *(TritonGatedDelta(), TritonScalarDecay(), triton_pointwise.short_conv),
-        *(triton_pointwise.norm_then_gate, triton_pointwise.gate_then_norm),
+        *(TritonGatedDelta(), TritonScalarDecay(), pointwise.short_conv),
+        *(pointwise.l2_norm, pointwise.norm_then_gate, pointwise.gate_then_norm),
     )
 
 
@@ -188,7 +189,7 @@ def _fla() -> Operations:
     return Operations(
         *(Backend.fla, f"fla {version('fla-core')}"),
         *(peers.fla_gated_delta, peers.fla_ssd, peers.fla_short_conv),
-        *(peers.fla_norm_then_gate, peers.fla_gate_then_norm),
+        *(peers.fla_l2_norm, peers.fla_norm_then_gate, peers.fla_gate_then_norm),
     )
 
 

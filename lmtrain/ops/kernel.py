@@ -49,6 +49,14 @@ Skip: TypeAlias = "tuple[Tensor, Tensor]"
 """``u [t, h, d]`` and a scale ``[n]`` of ``n`` equal parts of ``h * d``: ``scale * u`` is added."""
 
 
+class L2Norm(Protocol):
+    """``scale * x`` over its norm: ``[t, h, d]``, in the dtype of ``x`` or a wider one."""
+
+    def __call__(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        """Norm over the last dimension."""
+        ...
+
+
 class NormThenGate(Protocol):
     """RMSNorm, then a SiLU gate: ``x, gate [t, h, d], weight [d] -> [t, h, d]``."""
 

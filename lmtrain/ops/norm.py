@@ -21,10 +21,14 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return F.rms_norm(precise, x.shape[-1:], scale, eps).to(x.dtype)
 
 
-def l2_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """``x / sqrt(sum(x²) + eps)`` over the last dimension, the key norm of Gated DeltaNet."""
+def l2_norm(x: Tensor, scale: float = 1.0, eps: float = 1e-6) -> Tensor:
+    """``scale * x / sqrt(sum(x²) + eps)`` over the last dimension, the key norm of Gated DeltaNet.
+
+    In at least fp32, which the recurrence computes in.
+    """
     precise = x.to(torch.promote_types(x.dtype, torch.float32))
-    return F.rms_norm(precise, x.shape[-1:], None, eps / x.shape[-1]) * x.shape[-1] ** -0.5
+    y = F.rms_norm(precise, x.shape[-1:], None, eps / x.shape[-1]) * x.shape[-1] ** -0.5
+    return y if scale == 1.0 else y * scale
 
 
 def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:

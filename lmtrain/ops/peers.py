@@ -102,6 +102,14 @@ def fla_short_conv(
     return y[0]
 
 
+def fla_l2_norm(x: Tensor, scale: float = 1.0) -> Tensor:
+    """As ``ops.norm.l2_norm``, in the dtype of ``x``."""
+    from fla.modules.l2norm import l2norm
+
+    y = l2norm(x.contiguous(), 1e-6)
+    return y if scale == 1.0 else y * scale
+
+
 def fla_norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     """As ``ops.norm.norm_then_gate``."""
     from fla.modules.fused_norm_gate import rms_norm_gated

@@ -111,6 +111,11 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return y if weight is None else y * weight
 
 
+def l2_norm(x: Tensor, scale: float = 1.0, eps: float = 1e-6) -> Tensor:
+    """``scale * x / sqrt(sum(x²) + eps)`` over the last dimension."""
+    return scale * x / (x.pow(2).sum(-1, keepdim=True) + eps).sqrt()
+
+
 def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``rms_norm(x) * weight * silu(gate)``: ``x, gate [t, h, d], weight [d] -> [t, h, d]``."""
     return rms_norm(x, weight, eps) * silu(gate)

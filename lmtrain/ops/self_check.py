@@ -91,10 +91,17 @@ def _cases(operations: Operations, sizes: Sizes, layout: SequenceLayout) -> Iter
     if sizes.rule == "gated_delta":
         yield Case(
             "norm_then_gate",
-            lambda *x: (operations.norm_then_gate(*x, 1e-6),),
-            lambda *x: (reference.norm_then_gate(*x, 1e-6),),
+            lambda x, gate, w: (operations.norm_then_gate(x, gate, w, 1e-6),),
+            lambda x, gate, w: (reference.norm_then_gate(x, gate, w, 1e-6),),
             [*(draw(t, heads, sizes.value) for _ in range(2)), draw(sizes.value)],
             exact=1,
+        )
+        yield Case(
+            "l2_norm",
+            lambda x: (operations.l2_norm(x, 0.1),),
+            lambda x: (reference.l2_norm(x, 0.1),),
+            [draw(t, groups, sizes.key)],
+            exact=0,
         )
     else:
         each = sizes.heads // sizes.groups

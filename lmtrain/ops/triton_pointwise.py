@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lmtrain_kernels import gated_norm as norms
+from lmtrain_kernels import l2_norm as heads
 from lmtrain_kernels import short_conv as convolutions
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout) -> Tensor:
     """As ``ops.conv.short_conv``; at most 8 taps."""
     return convolutions.short_conv(x, weight, bias, layout.derive(_position))
+
+
+def l2_norm(x: Tensor, scale: float = 1.0) -> Tensor:
+    """As ``ops.norm.l2_norm``, in the dtype of ``x``."""
+    return heads.l2_norm(x, scale)
 
 
 def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -17,7 +17,6 @@ from lmtrain.models.layers import Linear, RMSNorm
 from lmtrain.models.mixers.base import RecurrentState, advance, convolve_next, scan
 from lmtrain.ops.backend import TORCH, Sizes
 from lmtrain.ops.conv import short_conv
-from lmtrain.ops.norm import l2_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +48,7 @@ class GatedDeltaNet(nn.Module):
         self.rule = operations.gated_delta
         self.kernel: Kernel = partial(scan, self.rule)
         self.convolve: Convolve = operations.short_conv
+        self.l2_norm = operations.l2_norm
         self.norm_then_gate = operations.norm_then_gate
 
     def sizes(self) -> Sizes:
@@ -85,11 +85,12 @@ class GatedDeltaNet(nn.Module):
     def _inputs(self, qkv: Tensor, beta: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
         """``q, k [t, g, k], v [t, h, v]``, log decay and beta ``[t, h]``."""
         c = self.config
+        heads = c.key_heads, c.key_heads, c.value_heads
         q, k, v = qkv.split(self.channels, -1)
-        q, k = (l2_norm(y.unflatten(-1, (c.key_heads, -1))) for y in (q, k))
+        q, k, v = (y.unflatten(-1, (n, -1)) for y, n in zip((q, k, v), heads, strict=True))
         beta = c.beta_scale * beta.to(self.dt_bias.dtype).sigmoid()
         decay = -self.A_log.exp() * F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
-        return q * c.key_dim**-0.5, k, v.unflatten(-1, (c.value_heads, -1)), decay, beta
+        return self.l2_norm(q, c.key_dim**-0.5), self.l2_norm(k), v, decay, beta
 
     def _finish(self, heads: Tensor, gate: Tensor) -> Tensor:
         """Norm each head, then gate (the norm comes before the gate)."""
