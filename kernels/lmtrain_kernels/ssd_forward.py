@@ -1,0 +1,138 @@
+"""Outputs of the scalar-decay recurrence: one program walks a segment, its state in registers."""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from lmtrain_kernels.ssd_segments import enter_segments
+from lmtrain_kernels.ssd_tiles import (
+    Shapes,
+    cumulate,
+    dot,
+    load_rows,
+    nearest,
+    power_of_two,
+    state_mask,
+    store_rows,
+)
+from lmtrain_kernels.tuned import tuned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain_kernels.table import ChunkTable
+
+
+class Outputs(NamedTuple):
+    """What the forward pass gives."""
+
+    out: Tensor
+    """``[t, h, vd]``, dtype of ``v``."""
+    final: Tensor
+    """``[h, kd, vd]`` fp32, after the last document."""
+    entering: Tensor
+    """``[m, h, kd, vd]`` fp32: the states that enter the first m segments; others start at zero.
+    All segments where a document is cut into several, else one with an initial state, else none."""
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, table: ChunkTable, initial: Tensor | None
+) -> Outputs:
+    """Outputs ``o_t = S_t^T q_t`` of ``S_t = e^(g_t) S_(t-1) + k_t v_t^T``, and the last state.
+
+    ``q, k [t, g, kd]``, ``v [t, h, vd]``, log decay ``[t, h]``; ``initial [h, kd, vd]`` enters the
+    first document. Raises ValueError for shapes that do not fit (``Shapes.of``).
+    """
+    shapes = Shapes.of(k, v, decay, table)
+    q, k, v, decay = (x.contiguous() for x in (q, k, v, decay))
+    entering = enter_segments(k, v, decay, table, initial, reverse=False)
+    out = torch.empty_like(v)
+    final = v.new_empty(shapes.heads, shapes.key, shapes.value, dtype=torch.float32)
+    launch = tuned("ssd_forward", v.device, **shapes.launch_key(v.dtype))
+    launch["BLOCK"] = min(launch["BLOCK"], power_of_two(shapes.value))
+    segments = len(table.segments)
+    grid = (segments * shapes.heads, triton.cdiv(shapes.value, launch["BLOCK"]))
+    _forward[grid](
+        q, k, v, decay, out, entering, final, table.chunks, table.segments, len(entering), segments,
+        GROUPS=shapes.groups, HEADS=shapes.heads, KEY=shapes.key, VALUE=shapes.value,
+        PADDED_KEY=power_of_two(shapes.key), **launch,
+    )  # fmt: skip
+    return Outputs(out, final, entering)
+
+
+@triton.jit(do_not_specialize=["entered", "num_segments"])
+def _forward(
+    q,
+    k,
+    v,
+    decay,
+    out,
+    entering,
+    final,
+    chunks,
+    segments,
+    entered,
+    num_segments,
+    GROUPS: tl.constexpr,
+    HEADS: tl.constexpr,
+    KEY: tl.constexpr,
+    VALUE: tl.constexpr,
+    PADDED_KEY: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One head, ``BLOCK`` columns of its state, one segment."""
+    segment, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
+    group = head // (HEADS // GROUPS)
+    first, last = tl.load(segments + 2 * segment), tl.load(segments + 2 * segment + 1)
+    start, stop = tl.load(chunks + 2 * first), tl.load(chunks + 2 * last - 1)
+
+    rows, wide = tl.arange(0, TILE), tl.arange(0, PADDED_KEY)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at_state = wide[:, None] * VALUE + columns[None, :]
+    in_state = state_mask(wide, columns, KEY, VALUE, PADDED_KEY, BLOCK)
+    entering += (segment * HEADS + head).to(tl.int64) * KEY * VALUE
+    S = tl.zeros([PADDED_KEY, BLOCK], tl.float32)
+    if segment < entered:
+        S = tl.load(entering + at_state, mask=in_state, other=0.0)
+
+    past = rows[:, None] >= rows[None, :]
+    before = start.to(tl.int64)
+    q += (before * GROUPS + group) * KEY
+    k += (before * GROUPS + group) * KEY
+    v += (before * HEADS + head) * VALUE
+    out += (before * HEADS + head) * VALUE
+    decay += before * HEADS + head
+    for begin in range(start, stop, TILE):
+        left = tl.minimum(stop - begin, TILE)
+        near = nearest(rows, left)[:, None]
+        at_key = near * (GROUPS * KEY) + wide
+        at_value = near * (HEADS * VALUE) + columns
+        Q = load_rows(q, at_key, rows, wide, left, KEY, PADDED_KEY)
+        K = load_rows(k, at_key, rows, wide, left, KEY, PADDED_KEY)
+        total, whole = cumulate(decay, rows, left, HEADS)
+
+        O = dot(Q, S.to(Q.dtype)) * tl.exp2(total)[:, None]
+        P = dot(Q, tl.trans(K))
+        P *= tl.exp2(tl.minimum(total[:, None] - total[None, :], 0.0))
+        P = tl.where(past, P, 0.0)
+        V = load_rows(v, at_value, rows, columns, left, VALUE, BLOCK)
+        O = dot(P.to(V.dtype), V, O)
+        store_rows(out, at_value, rows, columns, left, O, VALUE, BLOCK)
+        V_out = (V * tl.exp2(whole - total)[:, None]).to(V.dtype)
+        S = dot(tl.trans(K), V_out, S * tl.exp2(whole))
+
+        q += TILE * GROUPS * KEY
+        k += TILE * GROUPS * KEY
+        v += TILE * HEADS * VALUE
+        out += TILE * HEADS * VALUE
+        decay += TILE * HEADS
+    if segment == num_segments - 1:
+        tl.store(final + head * KEY * VALUE + at_state, S, mask=in_state)

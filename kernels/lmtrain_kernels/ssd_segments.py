@@ -1,0 +1,314 @@
+"""States of the scalar-decay recurrence without its outputs: of chunks, segments and spans.
+
+Forward in time a chunk does ``S -> carry S + (outflow K)^T V``; backward in time, to the gradient
+of a state, ``dS -> carry dS + (inflow Q)^T dO``. Both are one walk, over ``x = k, y = v`` or over
+``x = q, y = d_out`` in reverse.
+"""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from lmtrain_kernels.ssd_tiles import (
+    Shapes,
+    cumulate,
+    dot,
+    load_rows,
+    nearest,
+    power_of_two,
+    state_mask,
+)
+from lmtrain_kernels.tuned import tuned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain_kernels.table import ChunkTable
+
+
+class Summary(NamedTuple):
+    """What segments do to a state: ``S -> transition S + state``, fp32."""
+
+    transition: Tensor
+    """``[s, h]``."""
+    state: Tensor
+    """``[s, h, kd, vd]``."""
+
+
+def span_state(
+    k: Tensor, v: Tensor, decay: Tensor, table: ChunkTable, *, alive: bool
+) -> tuple[Tensor, Tensor]:
+    """What the last document does to a state: ``(transition [h], state [h, kd, vd])``, fp32.
+
+    The transition is zero unless ``alive``: the document must have begun before the span.
+    """
+    summary = _of_document(k, v, decay, table, reverse=False)
+    return summary.transition[0] * alive, summary.state[0]
+
+
+def cosummary(q: Tensor, decay: Tensor, d_out: Tensor, table: ChunkTable) -> Tensor:
+    """``[h, kd, vd]`` fp32: gradient of the state entering the first document, by its outputs."""
+    return _of_document(q, d_out, decay, table, reverse=True).state[0]
+
+
+def enter_segments(
+    x: Tensor, y: Tensor, decay: Tensor, table: ChunkTable, edge: Tensor | None, *, reverse: bool
+) -> Tensor:
+    """``[m, h, kd, vd]`` fp32: the states entering the first m segments (in reverse the last m).
+
+    Others are entered by zero. ``edge [h, kd, vd]`` enters the first document (in reverse the
+    last); m is all segments where a document has several, else 1 with an edge and 0 without.
+    """
+    if _cut(table):
+        return _enter_pieces(_summarize(x, y, decay, table, reverse=reverse), table, edge, reverse)
+    if edge is None:
+        return y.new_empty(0, y.shape[1], x.shape[2], y.shape[2], dtype=torch.float32)
+    return edge[None].float().contiguous()
+
+
+def pass_states(
+    x: Tensor,
+    y: Tensor,
+    decay: Tensor,
+    table: ChunkTable,
+    entering: Tensor,
+    *,
+    tile: int,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """``[n * size / tile, h, kd, vd]``: the state that enters each tile, in the dtype of ``x``.
+
+    Tiles are ``tile`` tokens of a chunk, entered in the direction of the walk. And ``[h, kd, vd]``
+    fp32: the state that leaves the last segment (in reverse the first). ``entering`` as from
+    ``enter_segments``.
+    """
+    size = y.shape[1], x.shape[2], y.shape[2]
+    states = x.new_empty(len(table.chunks) * (table.size // tile), *size)
+    end = y.new_empty(1, *size, dtype=torch.float32)
+    _launch(x, y, decay, table, entering, states, end, tile=tile, reverse=reverse)
+    return states, end[0]
+
+
+def _cut(table: ChunkTable) -> bool:
+    return len(table.segments) > len(table.documents)
+
+
+def _of_document(
+    x: Tensor, y: Tensor, decay: Tensor, table: ChunkTable, *, reverse: bool
+) -> Summary:
+    """Of the last document (in reverse the first), as if it were one segment."""
+    if not _cut(table):
+        edge = 0 if reverse else len(table.segments) - 1
+        table = table._replace(segments=table.segments[edge : edge + 1])
+        return _summarize(x, y, decay, table, reverse=reverse)
+    edge = 0 if reverse else len(table.documents) - 1
+    pieces = _summarize(x, y, decay, table, reverse=reverse, bounds=table.documents[edge])
+    whole = Summary(*(torch.empty_like(part[:1]) for part in pieces))
+    _launch_scan(pieces, table.documents[edge : edge + 1], None, None, whole, reverse)
+    return whole
+
+
+def _summarize(
+    x: Tensor,
+    y: Tensor,
+    decay: Tensor,
+    table: ChunkTable,
+    *,
+    reverse: bool,
+    bounds: Tensor | None = None,
+) -> Summary:
+    """Of each segment, or only of those in ``bounds [2]``."""
+    segments, heads = len(table.segments), y.shape[1]
+    state = y.new_empty(segments, heads, x.shape[2], y.shape[2], dtype=torch.float32)
+    transition = y.new_empty(segments, heads, dtype=torch.float32)
+    _launch(x, y, decay, table, None, None, state, transition, bounds, reverse=reverse)
+    return Summary(transition, state)
+
+
+def _enter_pieces(pieces: Summary, table: ChunkTable, edge: Tensor | None, reverse: bool) -> Tensor:
+    """``[s, h, kd, vd]`` fp32: the state that enters each segment of the walk."""
+    entering = torch.empty_like(pieces.state)
+    edge = None if edge is None else edge.float().contiguous()
+    _launch_scan(pieces, table.documents, edge, entering, None, reverse)
+    return entering
+
+
+def _launch(
+    x: Tensor,
+    y: Tensor,
+    decay: Tensor,
+    table: ChunkTable,
+    entering: Tensor | None,
+    states: Tensor | None,
+    ends: Tensor,
+    transition: Tensor | None = None,
+    bounds: Tensor | None = None,
+    *,
+    tile: int | None = None,
+    reverse: bool,
+) -> None:
+    shapes = Shapes.of(x, y, decay, table)
+    launch = tuned("ssd_walk", y.device, **shapes.launch_key(y.dtype))
+    launch["TILE"] = tile or min(launch["TILE"], table.size)
+    launch["BLOCK"] = min(launch["BLOCK"], power_of_two(shapes.value))
+    launch["BLOCK_KEY"] = min(launch["BLOCK_KEY"], power_of_two(shapes.key))
+    segments = len(table.segments)
+    grid = (
+        segments * shapes.heads,
+        triton.cdiv(shapes.value, launch["BLOCK"]),
+        triton.cdiv(shapes.key, launch["BLOCK_KEY"]),
+    )
+    _walk[grid](
+        *(x.contiguous(), y.contiguous(), decay.contiguous(), entering, states, ends, transition),
+        *(bounds, table.chunks, table.segments, 0 if entering is None else len(entering), segments),
+        GROUPS=shapes.groups, HEADS=shapes.heads, KEY=shapes.key, VALUE=shapes.value,
+        SIZE=table.size, REVERSE=reverse, **launch,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["entered", "num_segments"])
+def _walk(
+    x,
+    y,
+    decay,
+    entering,
+    states,
+    ends,
+    transition,
+    bounds,
+    chunks,
+    segments,
+    entered,
+    num_segments,
+    GROUPS: tl.constexpr,
+    HEADS: tl.constexpr,
+    KEY: tl.constexpr,
+    VALUE: tl.constexpr,
+    SIZE: tl.constexpr,
+    REVERSE: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_KEY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One head, one tile of its state, one segment.
+
+    With ``states`` it keeps what enters each tile; with ``transition`` the end of every segment.
+    """
+    segment, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
+    if bounds is not None:  # noqa: SIM102
+        if (segment < tl.load(bounds)) | (segment >= tl.load(bounds + 1)):
+            return
+    group = head // (HEADS // GROUPS)
+    first, last = tl.load(segments + 2 * segment), tl.load(segments + 2 * segment + 1)
+    start, stop = tl.load(chunks + 2 * first), tl.load(chunks + 2 * last - 1)
+
+    rows = tl.arange(0, TILE)
+    wide = tl.program_id(2) * BLOCK_KEY + tl.arange(0, BLOCK_KEY)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at_state = wide[:, None] * VALUE + columns[None, :]
+    in_state = state_mask(wide, columns, KEY, VALUE, BLOCK_KEY, BLOCK)
+    S = tl.zeros([BLOCK_KEY, BLOCK], tl.float32)
+    if entering is not None:
+        row = segment - num_segments + entered if REVERSE else segment
+        entering += (row.to(tl.int64) * HEADS + head) * KEY * VALUE
+        is_entered = (row >= 0) & (row < entered)
+        S = tl.load(entering + at_state, mask=in_state & is_entered, other=0.0)
+
+    tiles = (last - first) * (SIZE // TILE)
+    number = tiles - 1 if REVERSE else 0
+    step: tl.constexpr = -1 if REVERSE else 1
+    before = start.to(tl.int64) + number * TILE
+    x += (before * GROUPS + group) * KEY
+    y += (before * HEADS + head) * VALUE
+    decay += before * HEADS + head
+    if states is not None:
+        row = first.to(tl.int64) * (SIZE // TILE) + number
+        states += (row * HEADS + head) * KEY * VALUE
+    log_transition = 0.0
+    for _ in range(0, tiles):
+        if states is not None:
+            tl.store(states + at_state, S.to(states.dtype.element_ty), mask=in_state)
+            states += step * HEADS * KEY * VALUE
+        left = tl.minimum(stop - start - number * TILE, TILE)  # none in a short chunk's last tiles
+        near = nearest(rows, left)[:, None]
+        X = load_rows(x, near * (GROUPS * KEY) + wide, rows, wide, left, KEY, BLOCK_KEY)
+        Y = load_rows(y, near * (HEADS * VALUE) + columns, rows, columns, left, VALUE, BLOCK)
+        total, whole = cumulate(decay, rows, left, HEADS)
+        reach = tl.exp2(total) if REVERSE else tl.exp2(whole - total)
+        S = dot(tl.trans(X), (Y * reach[:, None]).to(Y.dtype), S * tl.exp2(whole))
+        log_transition += whole
+        number += step
+        x += step * TILE * GROUPS * KEY
+        y += step * TILE * HEADS * VALUE
+        decay += step * TILE * HEADS
+
+    if transition is not None:
+        tl.store(transition + segment * HEADS + head, tl.exp2(log_transition))
+        ends += (segment * HEADS + head).to(tl.int64) * KEY * VALUE
+        tl.store(ends + at_state, S, mask=in_state)
+    elif segment == (0 if REVERSE else num_segments - 1):
+        tl.store(ends + head * KEY * VALUE + at_state, S, mask=in_state)
+
+
+def _launch_scan(
+    pieces: Summary,
+    documents: Tensor,
+    edge: Tensor | None,
+    entering: Tensor | None,
+    whole: Summary | None,
+    reverse: bool,
+) -> None:
+    heads, size = pieces.state.shape[1], pieces.state[0, 0].numel()
+    launch = tuned("ssd_scan", documents.device)
+    transition, end = whole or (None, None)
+    grid = (len(documents) * heads, triton.cdiv(size, launch["BLOCK"]))
+    _scan[grid](
+        *(pieces.transition, pieces.state, documents, edge, entering, transition, end),
+        len(documents) - 1 if reverse else 0,
+        HEADS=heads, SIZE=size, REVERSE=reverse, **launch,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["edge_document"])
+def _scan(
+    transition,
+    state,
+    documents,
+    edge,
+    entering,
+    whole_transition,
+    end,
+    edge_document,
+    HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    REVERSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One document, one head, ``BLOCK`` entries of its state: over the segments in order."""
+    document, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
+    begin, stop = tl.load(documents + 2 * document), tl.load(documents + 2 * document + 1)
+    entry = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = entry < SIZE
+    S = tl.zeros([BLOCK], tl.float32)
+    if edge is not None:
+        enters = inside & (document == edge_document)
+        S = tl.load(edge + head * SIZE + entry, mask=enters, other=0.0)
+    whole = 1.0
+    for done in range(0, stop - begin):
+        segment = stop - 1 - done if REVERSE else begin + done
+        row = segment.to(tl.int64) * HEADS + head
+        if entering is not None:
+            tl.store(entering + row * SIZE + entry, S, mask=inside)
+        T = tl.load(transition + row)
+        S = T * S + tl.load(state + row * SIZE + entry, mask=inside, other=0.0)
+        whole *= T
+    if end is not None:
+        tl.store(end + head * SIZE + entry, S, mask=inside)
+        tl.store(whole_transition + head, whole)
