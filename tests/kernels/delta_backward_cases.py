@@ -1,0 +1,44 @@
+"""Calls for ahead-of-time compilation of the gated delta rule's backward kernels."""
+
+from __future__ import annotations
+
+import torch
+
+from lmtrain_kernels.delta_backward import begin_backward, pass_d_states
+from lmtrain_kernels.delta_gradients import gradients
+from lmtrain_kernels.delta_prepare import Prepared
+from lmtrain_kernels.table import ChunkTable
+
+TENSOR_CORES = frozenset(
+    ["_outputs_kernel", "_states_kernel", "_segments_kernel", "_gradients_kernel"]
+)
+
+
+def sixteen_bit() -> None:
+    """The usual head sizes in bf16."""
+    for key, value in [(64, 64), (128, 128), (256, 256)]:
+        call(torch.bfloat16, key, value)
+
+
+def single() -> None:
+    """And in fp32, which uses no tensor cores."""
+    for key, value in [(64, 64), (128, 128)]:
+        call(torch.float32, key, value)
+
+
+def call(dtype: torch.dtype, key: int, value: int, heads: int = 4, groups: int = 2) -> None:
+    """Every kernel once, for a cut document; no number of it means anything."""
+    t, chunks = 256, ChunkTable.build([256], 64, segment=2)
+    n, s = len(chunks.chunks), len(chunks.segments)
+    q, k = (torch.zeros(t, groups, key, dtype=dtype) for _ in range(2))
+    v, d_out = (torch.zeros(t, heads, value, dtype=dtype) for _ in range(2))
+    total, beta = torch.zeros(t, heads), torch.zeros(t, heads)
+    inverse, w = (torch.zeros(t, heads, width, dtype=dtype) for width in (64, key))
+    prepared = Prepared(total, inverse, w, v)
+    states = torch.zeros(n, heads, key, value, dtype=dtype)
+    d_final, transition = torch.zeros(heads, key, value), torch.zeros(s, heads, key, key)
+    d_written = begin_backward(q, k, total, d_out, chunks)
+    d_states, d_written, _ = pass_d_states(
+        q, k, prepared, d_out, d_written, chunks, d_final, transition
+    )
+    gradients(q, k, v, beta, prepared, states, v, d_out, d_written, d_states, chunks)
