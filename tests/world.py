@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
+from contextlib import suppress
+from queue import Empty
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ PATIENCE_SECONDS = 1200
 def run(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
     """``work(*args)`` on each of ``world`` ranks; what every rank returns, or the first error."""
     context = get_context("spawn")
-    results = context.SimpleQueue()
+    results = context.Queue()
     with TemporaryDirectory() as folder:
         ranks = [
             context.Process(target=_rank, args=(r, world, folder, results, work, args), daemon=True)
@@ -28,13 +30,21 @@ def run(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
         ]
         for rank in ranks:
             rank.start()
+        found = dict(_next_result(ranks, results) for _ in ranks)
         for rank in ranks:
-            rank.join(PATIENCE_SECONDS)
-            assert rank.exitcode is not None, "a rank hangs"
-    found = dict(results.get() for _ in ranks)
+            rank.join()
     errors = [value for ok, value in found.values() if not ok]
     assert not errors, "\n".join(errors)
     return [found[rank][1] for rank in range(world)]
+
+
+def _next_result(ranks: list[Any], results: Any) -> tuple[int, tuple[bool, Any]]:
+    """What the next rank that is done has to say; a queue holds little, so read before joining."""
+    for _ in range(PATIENCE_SECONDS):
+        with suppress(Empty):
+            return results.get(timeout=1)
+        assert any(rank.is_alive() for rank in ranks), "a rank died without a word"
+    raise AssertionError("a rank hangs")
 
 
 def _rank(rank: int, world: int, folder: str, results: Any, work: Any, args: Any) -> None:
