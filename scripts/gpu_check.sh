@@ -1,20 +1,111 @@
 #!/usr/bin/env bash
-# On a machine with a GPU: parity of the operations, speed of a step, a short training run.
-set -euo pipefail
+# On a machine with a GPU: are the kernels right, how fast are they, does a run learn?
+#   scripts/gpu_check.sh                        all parts but tune, in less than nine minutes
+#   scripts/gpu_check.sh kernels step=120       some parts; =SECONDS changes the limit of one
+#   scripts/gpu_check.sh tune=400               launch parameters for this card, into tuned.json
+# parity   the tests of kernels, on the card
+# kernels  kernels beside other libraries and beside the card's own limits
+# step     a training step beside models of transformers
+# hybrid   a step of a hybrid of 340 M parameters by each backend: tokens/s, MFU
+# train    a run on the embedded text, with FSDP and bf16, stopped by the clock
+# Results are written as they come, into $OUT or benchmarks/results/gpu-DATE. A part that fails or
+# takes too long stops no other; the exit code is 1 then.
+set -uo pipefail
 cd "$(dirname "$0")/.."
-export PYTHONPATH="$PWD:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$PWD:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export FLA_FLASH_QLA=${FLA_FLASH_QLA:-0} # fla means fla, also where flash_qla is installed
 python=$(command -v python || command -v python3)
+
+declare -A limit=([parity]=130 [kernels]=180 [step]=60 [hybrid]=70 [train]=85 [tune]=240)
+parts=()
+for word in "$@"; do
+    name=${word%%=*}
+    if [ -z "${limit[$name]:-}" ] || ! [[ $word =~ ^[a-z]+(=[1-9][0-9]*)?$ ]]; then
+        echo "unknown part $word: ${!limit[*]}, or one with its seconds, like step=120" >&2
+        exit 2
+    fi
+    parts+=("$name")
+    [ "$name" = "$word" ] || limit[$name]=${word#*=}
+done
+[ ${#parts[@]} != 0 ] || parts=(parity kernels step hybrid train)
 
 if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "There is no GPU that torch can use here, so there is nothing to check."
     exit 0
 fi
-"$python" -m pytest -m gpu tests/kernels
-if "$python" -c 'import transformers' 2>/dev/null; then
-    "$python" -m lmtrain bench what=step device=cuda 'lengths=[4096,16384]'
-else
-    echo "transformers is not installed: the speed of a step is not compared."
-fi
-run=$(mktemp -d)
-trap 'rm -rf "$run"' EXIT
-"$python" -m lmtrain train run.dir="$run" engine=fsdp_bf16 engine.device=cuda train.steps=30
+out=${OUT:-benchmarks/results/gpu-$(date +%F)}
+mkdir -p "$out"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+parity() { # the compiler is tested where there is no card
+    local workers=()
+    "$python" -c 'import xdist' 2>/dev/null && workers=(-n 8 --dist worksteal)
+    "$python" -m pytest -q -W default -p no:cacheprovider "${workers[@]}" tests/kernels \
+        --ignore-glob='*_cases.py' -k 'not ahead_of_time and not compiles and not compiled'
+}
+
+kernels() {
+    "$python" -m benchmarks --seconds $((limit[kernels] - 10)) --out "$out/kernels.jsonl"
+}
+
+step() {
+    local peers=true
+    "$python" -c 'import transformers' 2>/dev/null || peers=false
+    "$python" -m lmtrain bench what=step device=cuda 'lengths=[2048,16384]' "peers=$peers" \
+        "out=$out/step.json"
+}
+
+hybrid() {
+    "$python" -m lmtrain bench what=backends device=cuda pattern=GGGA size=340m remat=true \
+        'lengths=[2048,32768]' repeats=5 "out=$out/hybrid.json"
+}
+
+train() { # SIGTERM lets a run save and end
+    local run=$work/run code=0
+    timeout --preserve-status --signal=TERM $((limit[train] - 15)) "$python" -m lmtrain train \
+        run.dir="$run" engine=fsdp_bf16 engine.device=cuda model=hybrid_3to1 model/size=160m \
+        curriculum.max_length=8192 curriculum.cycle_steps=32 train.tokens_per_step=65536 \
+        train.steps=100000 optim.schedule=constant optim.lr=1e-3 optim.warmup_steps=50 \
+        validation.every=100 checkpoint.every=null logging.every=25 || code=$?
+    cp "$run/metrics.jsonl" "$out/train.jsonl" || return 1
+    [ "$code" = 0 ] || [ "$code" = 143 ] || return "$code"
+    "$python" - "$out/train.jsonl" <<'PYTHON'
+import json
+import statistics
+import sys
+
+with open(sys.argv[1]) as file:
+    steps = [line for line in map(json.loads, file) if "loss" in line]
+first, last = (statistics.mean(s["loss"] for s in part) for part in (steps[:5], steps[-20:]))
+later = steps[len(steps) // 4 :]
+speed = statistics.median(s["tokens_per_second"] for s in later)
+shares = [s["mfu"] for s in later if s["mfu"] is not None]
+mfu = f", MFU {statistics.median(shares):.1%}" if shares else ""
+print(f"{len(steps)} steps: loss {first:.3f} to {last:.3f}, {speed:,.0f} tokens/s{mfu}")
+sys.exit(len(steps) < 50 or not last < 0.8 * first)
+PYTHON
+}
+
+tune() {
+    "$python" -m benchmarks.tune --seconds $((limit[tune] - 15)) --out "$out/tuned.json"
+}
+
+export -f parity kernels step hybrid train tune
+export python out work
+failed=0 summary=()
+for part in "${parts[@]}"; do
+    echo "== $part, at most ${limit[$part]} s"
+    began=$SECONDS code=0
+    timeout --kill-after=10 "${limit[$part]}" \
+        bash -c "$(declare -p limit); $part" || code=$?
+    case $code in
+        0) told=passed ;;
+        124 | 137) told="not done in time" failed=1 ;;
+        *) told="failed ($code)" failed=1 ;;
+    esac
+    summary+=("$(printf '%-8s %-18s %4d s' "$part" "$told" $((SECONDS - began)))")
+done > >(tee -a "$out/log.txt") 2>&1
+wait
+printf '%s\n' "${summary[@]}" | tee -a "$out/log.txt"
+exit "$failed"

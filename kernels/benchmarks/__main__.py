@@ -1,8 +1,8 @@
 """``python -m benchmarks``: check, time, and compare kernels on the card of this machine.
 
-Every contender first proves itself in a process of its own, all at once: what crashes takes nobody
-with it, and what has to be compiled is compiled on all cores. Then one process an operation times
-those that passed. Results are written as they come.
+What has to be compiled is compiled on all cores. Then every contender proves itself in a process of
+its own, so that what crashes takes nobody with it. Last, one process an operation times those that
+passed. Results are written as they come.
 """
 
 from __future__ import annotations
@@ -21,17 +21,31 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
+from benchmarks.autotuning import shorten
 from benchmarks.report import remarks, table, wrong
 from benchmarks.timing import Ceilings
-from benchmarks.work import Line, Work, measured_ceilings, names_of, operations_of, screen, timed
+from benchmarks.work import (
+    Line,
+    Work,
+    measured_ceilings,
+    names_of,
+    operations_of,
+    screen,
+    timed,
+    warm,
+)
 from lmtrain.bench.record import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-SCREENS = 8
-"""Processes at once: each may hold several GiB of the card."""
-LEAST_SECONDS = 20
+PROCESSES = min(12, os.cpu_count() or 1)
+"""At once: each may hold several GiB of the card."""
+SHARES = {"fla": 3, "mamba_ssm": 3, "flash_qla": 3}
+"""Processes that compile for one contender, for one operation."""
+WARMING, SCREENING = 0.4, 0.65
+"""Parts of the time after which they end."""
+LEAST_SECONDS = 15
 """Kept for each operation that is still to be timed."""
 ENVIRONMENT = {
     "FLA_FLASH_QLA": "0",  # fla would call flash_qla, which is measured beside it
@@ -45,6 +59,10 @@ def main(words: Sequence[str] | None = None) -> int:
     """Exit code 1 if one of our kernels fails or is wrong."""
     args = _parse(words)
     work = Work(torch.device(args.device), args.smoke, args.repeats)
+    if args.device == "cuda":
+        shorten()
+    if args.warm:
+        return _print(warm(work, *args.warm[:2], *map(int, args.warm[2:])))
     if args.screen:
         return _print(screen(work, *args.screen))
     if args.ceilings:
@@ -64,7 +82,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     typed = shlex.join(sys.orig_argv[1:] if words is None else words)
     tell({"what": "record", "command": f"python {typed}", "machine": machine(args.device)})
-    measure = _here if args.device == "cpu" else _in_processes
+    measure = _in_processes if args.device == "cuda" or args.apart else _here
     measure(work, args, tell)
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table(lines))
@@ -83,7 +101,9 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=240, help="about so long, in all")
     parser.add_argument("--repeats", type=int, default=20, help="timed turns")
     parser.add_argument("--out", help="a file of JSON lines")
+    parser.add_argument("--apart", action="store_true", help="on a CPU too, use many processes")
     parser.add_argument("--ceilings", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--warm", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--screen", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--time", help=argparse.SUPPRESS)
     parser.add_argument("--passed", nargs="*", default=[], help=argparse.SUPPRESS)
@@ -115,32 +135,44 @@ def _here(work: Work, args: argparse.Namespace, tell: Callable[[Line], None]) ->
 
 
 def _in_processes(work: Work, args: argparse.Namespace, tell: Callable[[Line], None]) -> None:
-    """Screens side by side, then one operation after the other."""
-    begun = time()
-    pairs = [(o, n) for o in args.operations for n in names_of(work, o, args.contenders)]
-    with ThreadPoolExecutor(SCREENS) as pool:
-        screens = [
-            pool.submit(_child, ["--screen", *pair], args.seconds / 2, {**ENVIRONMENT, **ALONE})
-            for pair in pairs
-        ]
-        found = {pair: s.result() for pair, s in zip(pairs, screens, strict=True)}
+    """Compile side by side, screen side by side, then time one operation after the other."""
+    begun, pairs = (
+        time(),
+        [(o, n) for o in args.operations for n in names_of(work, o, args.contenders)],
+    )
+    shares = [
+        ["--warm", *pair, str(number), str(SHARES[pair[1]])]
+        for pair in pairs
+        for number in range(SHARES.get(pair[1], 0))
+    ]
+    where = ["--device", args.device, *(["--smoke"] if args.smoke else [])]
+    _children([where + words for words in shares], begun + WARMING * args.seconds)
+    screens = [[*where, "--screen", *pair] for pair in pairs]
+    found = dict(zip(pairs, _children(screens, begun + SCREENING * args.seconds), strict=True))
     for (operation, name), lines in found.items():
         for line in lines:
             tell({"operation": operation, "contender": name, **line})
     limits: list[str] = []
-    for line in _child(["--ceilings"], 60, ENVIRONMENT):
+    for line in [] if args.smoke else _child([*where, "--ceilings"], time() + 60, {}):
         tell(line)
         if line["what"] == "ceilings":
             limits = ["--limits", str(line["bytes_per_second"]), str(line["flops_per_second"])]
-    for left, operation in zip(
-        range(len(args.operations) - 1, -1, -1), args.operations, strict=True
-    ):
+    left = len(args.operations)
+    for operation in args.operations:
+        left -= 1
         passed = [n for o, n in pairs if o == operation and n in _passed(found[o, n])]
-        seconds = max(LEAST_SECONDS, begun + args.seconds - time() - left * LEAST_SECONDS)
-        words = ["--time", operation, "--repeats", str(args.repeats), *limits]
-        words += ["--deadline", str(time() + 0.8 * seconds), "--passed", *passed]
-        for line in _child(words, seconds, ENVIRONMENT):
+        until = max(time() + LEAST_SECONDS, begun + args.seconds - left * LEAST_SECONDS)
+        words = [*where, "--time", operation, "--repeats", str(args.repeats), *limits]
+        words += ["--deadline", str(until - 5), "--passed", *passed]
+        for line in _child(words, until, {}):
             tell({"operation": operation, **line})
+
+
+def _children(words: list[list[str]], until: float) -> list[list[Line]]:
+    """What several processes print, so many of them at once as the card may hold."""
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        started = [pool.submit(_child, each, until, ALONE) for each in words]
+        return [each.result() for each in started]
 
 
 def _passed(lines: Sequence[Line]) -> list[str]:
@@ -151,13 +183,15 @@ def _passed(lines: Sequence[Line]) -> list[str]:
     return [name for name in names if name not in wrong]
 
 
-def _child(words: list[str], seconds: float, environment: dict[str, str]) -> list[Line]:
+def _child(words: list[str], until: float, environment: dict[str, str]) -> list[Line]:
     """What ``python -m benchmarks`` with these words prints; how it ended, if badly."""
-    command = [sys.executable, "-m", "benchmarks", *words]
+    command, seconds = [sys.executable, "-m", "benchmarks", *words], until - time()
+    if seconds < 1:
+        return [{"what": "failure", "why": "no time is left"}]
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **environment},
+            env={**os.environ, **ENVIRONMENT, **environment},
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -170,7 +204,7 @@ def _child(words: list[str], seconds: float, environment: dict[str, str]) -> lis
     except subprocess.TimeoutExpired as late:
         out = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
         problem = f"not done after {seconds:.0f} s"
-    lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in out.splitlines() if line.startswith('{"')]
     return lines if problem is None else [*lines, {"what": "failure", "why": problem}]
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 CHUNK = 64
 """Tokens of the chunks whose products are counted."""
 EPS = 1e-6
-SMALL = (130, 1, 63, 66, 3)
-"""Documents on which results are compared with the reference."""
+SMALL = (130, 1, 63, 66, 12)
+"""Documents on which results are compared with the reference. 16 divides their sum, as it divides
+those of the cases, so that compilers make the same of them."""
 
 
 class Cost(NamedTuple):

@@ -49,7 +49,7 @@ def remarks(lines: Sequence[Line]) -> list[str]:
     told: dict[str, None] = {}
     for line in lines:
         who = line.get("contender", "everyone")
-        where = f"{line.get('operation')}, {line.get('sizes')}"
+        where = ", ".join(line[key] for key in ("operation", "sizes") if key in line)
         match line["what"]:
             case "failure" if line["why"].startswith("ModuleNotFoundError"):
                 told[f"{who} is not here: {line['why'].partition(': ')[2]}"] = None

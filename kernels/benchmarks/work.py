@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from benchmarks import parity
+from benchmarks.autotuning import share
 from benchmarks.cases import CASES, SMOKE, Case, Cost
 from benchmarks.contenders import OURS, contenders
 from benchmarks.timing import Ceilings, Clock, Stages, ceilings, forward, take_turns, training
@@ -63,6 +64,22 @@ def screen(work: Work, operation: str, contender: str) -> Iterator[Line]:
         except Exception as error:  # whatever a library raises is its result
             seen.setdefault(case.sizes, False)
             yield _failure(about, error)
+
+
+def warm(work: Work, operation: str, contender: str, number: int, count: int) -> Iterator[Line]:
+    """Compile what a contender needs: process ``number`` of ``count`` that do so side by side.
+
+    Autotuned kernels are shared out by configuration. Those that cache what they compile on disk
+    profit from cases in another order in each process.
+    """
+    share(number, count)
+    cases = _fitting(work.cases(operation), contender)
+    for case in [*cases[number:], *cases[:number]]:
+        for each in (case.small(), case):
+            try:
+                _once(each, contender, work.device)
+            except Exception as error:
+                yield _failure({**_about(each), "contender": contender}, error)
 
 
 def timed(
