@@ -77,6 +77,21 @@ def test_attention(layout: SequenceLayout, window: int | None, dtype: torch.dtyp
     )
 
 
+@layouts
+@pytest.mark.parametrize("window", [None, 17, 64])
+@pytest.mark.parametrize("groups", [4, 2])
+def test_attention_in_one_call(layout: SequenceLayout, window: int | None, groups: int) -> None:
+    from lmtrain.ops.attention_varlen import attend_varlen
+
+    t, there = len(layout), layout.to(DEVICE)
+    compare(
+        lambda q, k, v: attend_varlen(q, k, v, layout=there, window=window),
+        lambda q, k, v: reference.attend(q, k, v, layout=layout, window=window),
+        [draw(t, 4, 64), draw(t, groups, 64), draw(t, groups, 64)],
+        torch.bfloat16,
+    )
+
+
 @dtypes
 @layouts
 @pytest.mark.parametrize("window", [None, 17, 64])
