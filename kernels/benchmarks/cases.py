@@ -284,6 +284,37 @@ class GateThenNorm(NormThenGate):
         return reference.gate_then_norm(x, gate, weight, EPS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class L2Norm(Case):
+    """``x [t, g, d]``: queries or keys of Gated DeltaNet."""
+
+    operation = "l2_norm"
+    heads: int
+    width: int
+
+    @property
+    def sizes(self) -> str:
+        """Norms a token, and their width."""
+        return f"{self.heads} of {self.width}"
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """One input."""
+        return (normal(generator, self.tokens, self.heads, self.width),)
+
+    def expected(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> Tensor:
+        """The definition."""
+        del layout
+        return reference.l2_norm(inputs[0])
+
+    def forward(self) -> Cost:
+        """``x`` in, ``y`` out."""
+        return Cost(2 * 2 * self.tokens * self.heads * self.width, 0)
+
+    def backward(self) -> Cost:
+        """``x`` and ``dy`` in, ``dx`` out."""
+        return Cost(3 * 2 * self.tokens * self.heads * self.width, 0)
+
+
 def _packed(tokens: int) -> tuple[int, ...]:
     """Documents of every length, few of them long."""
     drawn = np.random.default_rng(0).lognormal(6.5, 1.3, tokens).astype(int) + 1
@@ -320,6 +351,7 @@ CASES: tuple[Case, ...] = (
     NormThenGate(lengths=(32_768,), heads=32, width=128),
     GateThenNorm(lengths=(8192,), heads=1, width=4096),
     GateThenNorm(lengths=(32_768,), heads=1, width=4096),
+    L2Norm(lengths=(32_768,), heads=16, width=128),
 )
 """What the kernels are judged by."""
 
@@ -329,5 +361,6 @@ SMOKE: tuple[Case, ...] = (
     ShortConv(lengths=(70, 3), channels=48),
     NormThenGate(lengths=(20,), heads=2, width=32),
     GateThenNorm(lengths=(20,), heads=1, width=96),
+    L2Norm(lengths=(20,), heads=2, width=32),
 )
 """One of each, small enough for Triton's interpreter."""

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from benchmarks.cases import EPS, Case, GatedDelta, GateThenNorm, NormThenGate, ShortConv, Ssd
+from benchmarks.cases import (
+    EPS,
+    Case,
+    GatedDelta,
+    GateThenNorm,
+    L2Norm,
+    NormThenGate,
+    ShortConv,
+    Ssd,
+)
 from lmtrain.ops.backend import operations
 from lmtrain.ops.config import Backend
 
@@ -189,6 +198,25 @@ def _fla_norm(_: NormThenGate, __: SequenceLayout) -> Run:
     )
 
 
+def l2_norm_of(backend: Backend) -> Contender:
+    """The norm of queries and keys of one of our backends."""
+
+    def build(_: L2Norm, __: SequenceLayout) -> Run:
+        return lambda x: operations(backend).l2_norm(x)
+
+    return build
+
+
+def _fla_l2_norm(_: L2Norm, __: SequenceLayout) -> Run:
+    from fla.modules.norm.l2norm import l2norm
+
+    return lambda x: l2norm(x, EPS)
+
+
+def _compiled_l2_norm(case: L2Norm, layout: SequenceLayout) -> Run:
+    return torch.compile(l2_norm_of(Backend.torch)(case, layout), dynamic=False)
+
+
 def _mamba_norm(case: GateThenNorm, _: SequenceLayout) -> Run:
     run = _mamba_triton("layernorm_gated").rmsnorm_fn
 
@@ -240,5 +268,11 @@ _CONTENDERS: dict[type[Case], dict[str, Contender]] = {
         "mamba_ssm": _mamba_norm,
         "torch": norm_of(_TORCH),
         "torch.compile": _compiled_norm,
+    },
+    L2Norm: {
+        OURS: l2_norm_of(Backend.triton),
+        "fla": _fla_l2_norm,
+        "torch": l2_norm_of(_TORCH),
+        "torch.compile": _compiled_l2_norm,
     },
 }
