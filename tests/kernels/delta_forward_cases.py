@@ -3,43 +3,60 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from lmtrain_kernels import delta_outputs, delta_prepare, delta_states
+from lmtrain_kernels.delta_outputs import outputs
+from lmtrain_kernels.delta_prepare import Prepared, prepare, recompute
+from lmtrain_kernels.delta_states import pass_states, span_state
 from lmtrain_kernels.table import ChunkTable
 
-SIZES = [(64, 64), (128, 128), (256, 64), (64, 256)]
+TOKENS, GROUPS, HEADS = 700, 2, 4
+WHOLE, CUT = (ChunkTable.build([600, 100], 64, segment=n) for n in (None, 8))
 
 
-def prepare() -> None:
-    """Both modes, every size of heads, both dtypes."""
-    table = ChunkTable.build([200], 64)
-    for dtype in (torch.bfloat16, torch.float32):
-        for key, value in SIZES:
-            k, v = torch.zeros(200, 2, key, dtype=dtype), torch.zeros(200, 4, value, dtype=dtype)
-            decay, beta = torch.zeros(200, 4), torch.zeros(200, 4)
-            found = delta_prepare.prepare(k, v, decay, beta, table)
-            delta_prepare.recompute(k, v, beta, found.total, found.inverse, table)
+def bf16() -> None:
+    """Every row of ``tuned.json``."""
+    _usual(torch.bfloat16)
+    _wide(torch.bfloat16)
+    k, v, total = _key(64, torch.bfloat16), _value(256, torch.bfloat16), _number()
+    prepare(k, v, total, total, WHOLE)
+    outputs(k, k, total, v.new_zeros(11, HEADS, 64, 256), v, WHOLE)
 
 
-def states() -> None:
-    """Whole documents and cut ones, and the summary of a span."""
-    whole, cut = (ChunkTable.build([1200, 100], 64, segment=n) for n in (None, 8))
-    for dtype in (torch.bfloat16, torch.float32):
-        for key, value in SIZES:
-            k, u = torch.zeros(1300, 2, key, dtype=dtype), torch.zeros(1300, 4, value, dtype=dtype)
-            total, inverse, w = torch.zeros(1300, 4), u.new_zeros(1300, 4, 64), k.repeat(1, 2, 1)
-            prepared = delta_prepare.Prepared(total, inverse, w, u)
-            initial = torch.zeros(4, key, value)
-            delta_states.pass_states(k, prepared, whole, None)
-            delta_states.pass_states(k, prepared, cut, initial)
-            delta_states.span_state(k, prepared, cut, alive=True)
+def fp32() -> None:
+    """Every row of ``tuned.json``."""
+    _usual(torch.float32)
+    _wide(torch.float32)
 
 
-def outputs() -> None:
-    """Every size of heads, both dtypes."""
-    table = ChunkTable.build([200], 64)
-    for dtype in (torch.bfloat16, torch.float32):
-        for key, value in SIZES:
-            q, written = torch.zeros(200, 2, key, dtype=dtype), torch.zeros(200, 4, value).to(dtype)
-            states = q.new_zeros(4, 4, key, value)
-            delta_outputs.outputs(q, q, torch.zeros(200, 4), states, written, table)
+def _usual(dtype: torch.dtype) -> None:
+    """All kernels at the usual size of heads, the states also at half of it."""
+    k, v, total = _key(128, dtype), _value(128, dtype), _number()
+    prepared = _prepared(128, 128, dtype)
+    prepare(k, v, total, total, WHOLE)
+    recompute(k, v, total, total, prepared.inverse, WHOLE)
+    span_state(k, prepared, CUT, alive=True)
+    states = pass_states(k, prepared, CUT, None).states
+    outputs(k, k, total, states, v, WHOLE)
+    pass_states(_key(64, dtype), _prepared(64, 64, dtype), CUT, None)
+
+
+def _wide(dtype: torch.dtype) -> None:
+    """The states of wide keys."""
+    pass_states(_key(256, dtype), _prepared(256, 64, dtype), WHOLE, None)
+
+
+def _key(width: int, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(TOKENS, GROUPS, width, dtype=dtype)
+
+
+def _value(width: int, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(TOKENS, HEADS, width, dtype=dtype)
+
+
+def _number() -> Tensor:
+    return torch.zeros(TOKENS, HEADS)
+
+
+def _prepared(key: int, value: int, dtype: torch.dtype) -> Prepared:
+    return Prepared(_number(), _value(64, dtype), _value(key, dtype), _value(value, dtype))
