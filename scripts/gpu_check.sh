@@ -38,11 +38,11 @@ mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-parity() { # the compiler is tested where there is no card
+parity() { # what compiles for other cards is tested where there is none
     local workers=()
-    "$python" -c 'import xdist' 2>/dev/null && workers=(-n 8 --dist worksteal)
-    "$python" -m pytest -q -W default -p no:cacheprovider "${workers[@]}" tests/kernels \
-        --ignore-glob='*_cases.py' -k 'not ahead_of_time and not compiles and not compiled'
+    "$python" -c 'import xdist' 2>/dev/null && workers=(-n 12 --dist worksteal)
+    "$python" -m pytest -q -p no:cacheprovider -W default "${workers[@]}" tests/kernels \
+        -k 'not (ahead_of_time or every_card or fits_a_card or benchmarks)'
 }
 
 kernels() {

@@ -56,6 +56,7 @@ def screen(work: Work, operation: str, contender: str) -> Iterator[Line]:
             if case.sizes not in seen:
                 found = parity.check(case, contenders(case)[contender], work.device)
                 seen[case.sizes] = found.passed
+                _give_back(work.device)
                 yield {
                     "what": "parity", **about, "errors": found.errors, "passed": found.passed
                 }  # fmt: skip
@@ -153,6 +154,11 @@ def _once(case: Case, contender: str, device: torch.device) -> None:
     for kind in PASSES if case.training else ("forward",):
         for stage in PASSES[kind](run, inputs):
             stage()
+    _give_back(device)
+
+
+def _give_back(device: torch.device) -> None:
+    """Let other processes have the memory of the card."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
