@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Gather wheels for a GPU machine without a network, which has torch, triton and numpy.
 #   scripts/collect_gpu_wheels.sh                what lmtrain needs and such a machine rarely has
-#   scripts/collect_gpu_wheels.sh --all          also pyarrow, matplotlib, tokenizers, pytest, …
+#   scripts/collect_gpu_wheels.sh --all          also tokenizers, transformers, matplotlib, pytest, …
+#   scripts/collect_gpu_wheels.sh --arrow        also pyarrow, for preparing parquet; as large as all others
 #   scripts/collect_gpu_wheels.sh --peers        also fla-core, and mamba-ssm without CUDA extensions
 #   scripts/collect_gpu_wheels.sh --layers       also flash-linear-attention, whose models need transformers
 #   scripts/collect_gpu_wheels.sh --flash-qla    also FlashQLA and the TileLang that it needs
@@ -18,9 +19,10 @@ needed=(hydra-core omegaconf) packages=() qla=()
 while [ $# -gt 0 ]; do
     case $1 in
         --all)
-            packages+=(PyYAML rich markdown-it-py mdurl Pygments tokenizers safetensors pyarrow)
+            packages+=(PyYAML rich markdown-it-py mdurl Pygments tokenizers safetensors)
             packages+=(matplotlib contourpy cycler fonttools kiwisolver pyparsing pillow python-dateutil packaging)
             packages+=(pytest iniconfig pluggy hypothesis sortedcontainers huggingface_hub transformers regex) ;;
+        --arrow) packages+=(pyarrow) ;;
         --peers) packages+=(fla-core==0.6.0 einops) mamba=2.3.2.post1 ;;
         --layers) packages+=(fla-core==0.6.0 flash-linear-attention==0.6.0 einops) ;;
         --flash-qla)
@@ -28,7 +30,7 @@ while [ $# -gt 0 ]; do
             qla=(tilelang==0.1.15 'z3-solver<4.15.5') ;;
         --only) needed=() ;;
         --to) to=$2; shift ;;
-        *) echo "unknown option $1: --all, --peers, --layers, --flash-qla, --only or --to" >&2; exit 2 ;;
+        *) echo "unknown option $1: --all, --arrow, --peers, --layers, --flash-qla, --only or --to" >&2; exit 2 ;;
     esac
     shift
 done
