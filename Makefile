@@ -40,7 +40,7 @@ test-dist: $(READY) ## several processes against one
 	$(PYTEST) tests/distributed
 
 gpu-check: $(READY) ## parity, speed and a short run on this machine's GPU
-	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/gpu_check.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/gpu_check.sh $(ARGS)
 
 fmt: $(READY) ## rewrite the sources in the house format
 	$(BIN)/ruff check --quiet --fix .
