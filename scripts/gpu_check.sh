@@ -16,7 +16,7 @@ export PYTHONPATH="$PWD:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERE
 export FLA_FLASH_QLA=${FLA_FLASH_QLA:-0} # fla means fla, also where flash_qla is installed
 python=$(command -v python || command -v python3)
 
-declare -A limit=([parity]=130 [kernels]=180 [step]=60 [hybrid]=70 [train]=85 [tune]=240)
+declare -A limit=([parity]=110 [kernels]=230 [step]=50 [hybrid]=60 [train]=75 [tune]=240)
 parts=()
 for word in "$@"; do
     name=${word%%=*}

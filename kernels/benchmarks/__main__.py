@@ -43,7 +43,7 @@ PROCESSES = min(12, os.cpu_count() or 1)
 """At once: each may hold several GiB of the card."""
 SHARES = {"fla": 3, "mamba_ssm": 3, "flash_qla": 3}
 """Processes that compile for one contender, for one operation."""
-WARMING, SCREENING = 0.4, 0.65
+WARMING, SCREENING = 0.35, 0.6
 """Parts of the time after which they end."""
 LEAST_SECONDS = 15
 """Kept for each operation that is still to be timed."""
