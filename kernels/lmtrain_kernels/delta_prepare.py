@@ -217,8 +217,9 @@ def _merge(T, A, N: tl.constexpr, B: tl.constexpr):
         link = dot(dot(lower, link), upper)
     i = tl.arange(0, 2)[None, :, None, None, None]
     j = tl.arange(0, 2)[None, None, None, :, None]
-    upper, lower, link = _spread(upper), _spread(lower), _spread(link)
-    whole = tl.where(i == j, tl.where(i == 0, upper, lower), tl.where(i > j, -link, 0.0))
+    upper, lower = upper[:, None, :, None, :], lower[:, None, :, None, :]
+    link = -link[:, None, :, None, :]
+    whole = tl.where(i == j, tl.where(i == 0, upper, lower), tl.where(i > j, link, 0.0))
     return tl.reshape(whole, (N // 2, 2 * B, 2 * B))
 
 
@@ -228,9 +229,3 @@ def _side(blocks, SIDE: tl.constexpr, N: tl.constexpr, B: tl.constexpr):
     side = tl.arange(0, 2)[None, :, None, None]
     pairs = tl.reshape(blocks, (N // 2, 2, B, B))
     return tl.sum(tl.where(side == SIDE, pairs, 0.0), axis=1)
-
-
-@triton.jit
-def _spread(blocks):
-    """``[n, B, B]`` to ``[n, 1, B, 1, B]``."""
-    return blocks[:, None, :, None, :]

@@ -23,7 +23,7 @@ def dot(a, b):
 def add_dot(total, a, b):
     """``total + a @ b``, as ``dot``."""
     if INTERPRETED:
-        return total + dot(a, b)
+        return total + tl.dot(a.to(tl.float32), b.to(tl.float32))
     return tl.dot(a, b, total, input_precision="ieee")
 
 

@@ -27,8 +27,15 @@ def test_every_phase(name: str) -> None:
     check_phases(CASES[name], torch.float32, 1e-3 if name == ILL else TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["several documents", "segments", "usual head sizes"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("several documents", torch.float16),
+        ("segments", torch.bfloat16),
+        ("usual head sizes", torch.bfloat16),
+    ],
+    ids=str,
+)
 def test_every_phase_in_16_bits(name: str, dtype: torch.dtype) -> None:
     check_phases(CASES[name], dtype, TOLERANCE[dtype])
 
@@ -52,7 +59,7 @@ def check_phases(case: Case, dtype: torch.dtype, tolerance: float) -> None:
     assert torch.equal(u, prepared.u)
 
 
-@pytest.mark.parametrize("name", ["several documents", "a key head for each value head"])
+@pytest.mark.parametrize("name", ["a key head for each value head"])
 def test_outputs_equal_the_reference(name: str) -> None:
     inputs = draw(CASES[name])
     q, k, v, decay, beta, initial = inputs
@@ -80,7 +87,7 @@ def test_a_state_enters_the_first_document_alone() -> None:
 
 
 def test_segments_change_nothing() -> None:
-    case = Case((1, 330, 64), continues=True, decay="weak", segment=2)
+    case = Case((1, 270, 64), heads=1, continues=True, decay="weak", segment=2)
     _, k, v, decay, beta, initial = draw(case)
     cut, whole = table(case), table(case._replace(segment=None))
     prepared = prepare(k, v, decay, beta, whole)
@@ -93,15 +100,15 @@ def test_segments_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("segment", [None, 2])
-@pytest.mark.parametrize("lengths", [(330,), (20, 200)])
+@pytest.mark.parametrize("lengths", [(270,), (20, 140)])
 def test_summary_of_the_last_document(lengths: tuple[int, ...], segment: int | None) -> None:
-    case = Case(lengths, decay="weak", heads=4, groups=2, segment=segment, value=48)
+    case = Case(lengths, decay="weak", segment=segment, value=48)
     inputs, chunks = draw(case), table(case)
     _, k, v, decay, beta, _ = inputs
     prepared = prepare(k, v, decay, beta, chunks)
     transition, state = span_state(k, prepared, chunks, alive=True)
-    q, k, v, decay, beta = (x[-lengths[-1] :] for x in inputs[:5])
-    last = Inputs(q, k, v, decay, beta, None)
+    tail = (x[-lengths[-1] :] for x in inputs[:5])
+    last = Inputs(*tail, initial=None)  # type: ignore[call-arg]
     assert relative_error(state, phases(last, alone(lengths[-1])).final) < 1e-4
     assert relative_error(transition, pass_identity(last, case)) < 1e-4
 
