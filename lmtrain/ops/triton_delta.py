@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from lmtrain_kernels.delta_outputs import outputs
-from lmtrain_kernels.gated_delta import gated_delta
 
 from lmtrain.ops.chunk_tables import SpanTable, span_table
 from lmtrain.ops.gated_delta import GatedDelta
 from lmtrain.ops.recurrence import AffineState, Carry, Recurrence
 from lmtrain_kernels.delta_backward import begin_backward, is_cut, pass_d_states, span_cosummary
 from lmtrain_kernels.delta_gradients import gradients
+from lmtrain_kernels.delta_outputs import outputs
 from lmtrain_kernels.delta_prepare import CHUNK, Prepared, prepare, recompute
 from lmtrain_kernels.delta_states import States, pass_states, span_state
+from lmtrain_kernels.gated_delta import gated_delta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ COLUMNS = 64
 
 
 class _Inputs(NamedTuple):
-    """``q, k, v`` in one dtype, ``decay, beta`` in fp32, contiguous."""
+    """``q, k, v`` in one dtype, ``decay, beta`` in fp32."""
 
     q: Tensor
     k: Tensor
@@ -38,8 +38,11 @@ class _Inputs(NamedTuple):
     def of(cls, inputs: tuple[Tensor, ...]) -> _Inputs:
         """In the dtype of ``v``, which activations have."""
         q, k, v, decay, beta = inputs
-        q, k, v = (x.to(v.dtype).contiguous() for x in (q, k, v))
-        return cls(q, k, v, decay.float().contiguous(), beta.float().contiguous())
+        return cls(q.to(v.dtype), k.to(v.dtype), v, decay.float(), beta.float())
+
+    def packed(self) -> _Inputs:
+        """Contiguous, as the phases read them."""
+        return _Inputs(*(x.contiguous() for x in self))
 
 
 class _Forward(NamedTuple):
@@ -86,7 +89,7 @@ class TritonGatedDelta(Recurrence[SpanTable, _Forward, _Backward]):
 
     def begin(self, inputs: tuple[Tensor, ...], grid: SpanTable) -> _Forward:
         """The triangular systems, solved."""
-        x = _Inputs.of(inputs)
+        x = _Inputs.of(inputs).packed()
         return _Forward(x, prepare(x.k, x.v, x.decay, x.beta, grid.table))
 
     def summary(self, work: _Forward, grid: SpanTable, *, alive: bool) -> AffineState:
@@ -121,7 +124,7 @@ class TritonGatedDelta(Recurrence[SpanTable, _Forward, _Backward]):
         grid: SpanTable,
     ) -> _Backward:
         """The states again, and what the outputs of each chunk ask of what it wrote."""
-        x, (total, inverse, *rest), table = _Inputs.of(inputs), kept, grid.table
+        x, (total, inverse, *rest), table = _Inputs.of(inputs).packed(), kept, grid.table
         w, u = recompute(x.k, x.v, x.beta, total, inverse, table)
         prepared, d_out = Prepared(total, inverse, w, u), d_out.contiguous()
         entered = rest[0] if rest else None
