@@ -62,11 +62,22 @@ def prepare(k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, table: ChunkTable
         ValueError: the table has other chunks, ``g`` does not divide ``h`` or dtypes differ.
     """
     _check(k, v, table)
-    heads = v.shape[1]
-    total = torch.empty_like(decay, dtype=torch.float32)
-    inverse = k.new_empty(k.shape[0], heads, table.size)
-    w, u = _launch(k, v, decay, beta, total, inverse, table, solve=True)
-    return Prepared(total, inverse, w, u)
+    total, inverse = _empty(k, decay, table)
+    return Prepared(total, inverse, *_mix(k, v, decay, beta, total, inverse, table, solve=True))
+
+
+def solve(
+    q: Tensor, k: Tensor, decay: Tensor, beta: Tensor, table: ChunkTable
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``total`` and ``inverse`` of ``prepare``, and ``P [t, h, 64]`` in the dtype of keys.
+
+    ``P`` is what a token takes of what its chunk writes, ``tril(Q K^T * e^(G_i - G_j))``.
+    """
+    _check(k, None, table)
+    total, inverse = _empty(k, decay, table)
+    scores = torch.empty_like(inverse)
+    _launch(k, decay, beta, total, inverse, table, q=q, scores=scores, solve=True)
+    return total, inverse, scores
 
 
 def recompute(
@@ -74,19 +85,25 @@ def recompute(
 ) -> tuple[Tensor, Tensor]:
     """``w`` and ``u`` of ``prepare`` again, bit by bit, from its ``total`` and ``inverse``."""
     _check(k, v, table)
-    return _launch(k, v, total, beta, total, inverse, table, solve=False)
+    return _mix(k, v, total, beta, total, inverse, table, solve=False)
 
 
-def _check(k: Tensor, v: Tensor, table: ChunkTable) -> None:
+def _check(k: Tensor, v: Tensor | None, table: ChunkTable) -> None:
     if table.size != CHUNK:
         raise ValueError(f"a table of chunks of {table.size} tokens: build it with size={CHUNK}")
-    if v.shape[1] % k.shape[1]:
+    if v is not None and v.shape[1] % k.shape[1]:
         raise ValueError(f"{v.shape[1]} value heads do not divide by {k.shape[1]} key heads")
-    if k.dtype != v.dtype:
+    if v is not None and k.dtype != v.dtype:
         raise ValueError(f"keys are {k.dtype} and values {v.dtype}: cast one to the other")
 
 
-def _launch(
+def _empty(k: Tensor, decay: Tensor, table: ChunkTable) -> tuple[Tensor, Tensor]:
+    """Room for ``total`` and ``inverse``."""
+    total = torch.empty_like(decay, dtype=torch.float32)
+    return total, k.new_empty(*decay.shape, table.size)
+
+
+def _mix(
     k: Tensor,
     v: Tensor,
     decay: Tensor,
@@ -97,24 +114,45 @@ def _launch(
     *,
     solve: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Fill ``total`` and ``inverse`` if ``solve``, and return ``w, u``."""
-    (t, groups, key), (_, heads, value) = k.shape, v.shape
-    w, u = k.new_empty(t, heads, key), k.new_empty(t, heads, value)
+    """``w, u``; ``total`` and ``inverse`` are filled before if ``solve``."""
+    (t, heads, _), key = v.shape, k.shape[2]
+    w, u = k.new_empty(t, heads, key), torch.empty_like(v)
+    _launch(k, decay, beta, total, inverse, table, v=v, w=w, u=u, solve=solve)
+    return w, u
+
+
+def _launch(
+    k: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    total: Tensor,
+    inverse: Tensor,
+    table: ChunkTable,
+    *,
+    solve: bool,
+    v: Tensor | None = None,
+    w: Tensor | None = None,
+    u: Tensor | None = None,
+    q: Tensor | None = None,
+    scores: Tensor | None = None,
+) -> None:
+    """Write ``total`` and ``inverse`` if ``solve``, ``w, u`` of ``v``, and ``scores`` of ``q``."""
+    (_, groups, key), heads = k.shape, decay.shape[1]
+    value = 1 if v is None else v.shape[2]
     launch = tuned("delta_prepare", k.device, dtype=str(k.dtype).removeprefix("torch."))
     block = launch.pop("BLOCK")
     _prepare[(len(table.chunks) * heads,)](
-        *(k, v, decay, beta, table.chunks, total, inverse, w, u),
+        *(k, v, decay, beta, table.chunks, total, inverse, w, u, q, scores),
         HEADS=heads,
         SHARED=heads // groups,
         KEY=key,
         VALUE=value,
         C=table.size,
-        KEY_BLOCK=min(block, triton.next_power_of_2(key)),
-        VALUE_BLOCK=min(block, triton.next_power_of_2(value)),
+        KEY_BLOCK=min(block, max(16, triton.next_power_of_2(key))),
+        VALUE_BLOCK=min(block, max(16, triton.next_power_of_2(value))),
         SOLVE=solve,
         **launch,
     )
-    return w, u
 
 
 @triton.jit
@@ -128,6 +166,8 @@ def _prepare(
     inverse,
     w,
     u,
+    q,
+    scores,
     HEADS: tl.constexpr,
     SHARED: tl.constexpr,
     KEY: tl.constexpr,
@@ -142,7 +182,8 @@ def _prepare(
     start = tl.load(chunks + 2 * chunk).to(tl.int64)
     count = (tl.load(chunks + 2 * chunk + 1) - start).to(tl.int32)
     token, GROUPS = start * HEADS + head, HEADS // SHARED
-    k += (start * GROUPS + head // SHARED) * KEY
+    at_key = (start * GROUPS + head // SHARED) * KEY
+    k += at_key
 
     b = load_numbers(beta + token, count, HEADS, C)
     if SOLVE:
@@ -160,15 +201,23 @@ def _prepare(
         G = load_numbers(total + token, count, HEADS, C)
         T = load_tile(inverse + token * C, count, 0, HEADS * C, C, C, C)
 
-    for column in tl.range(0, VALUE, VALUE_BLOCK):
-        V = load_tile(v + token * VALUE, count, column, HEADS * VALUE, VALUE, C, VALUE_BLOCK)
-        U = dot(T, (b[:, None] * V).to(T.dtype))
-        store_tile(u + token * VALUE, U, count, column, HEADS * VALUE, VALUE, C, VALUE_BLOCK)
-    b *= tl.exp(G)
-    for column in tl.range(0, KEY, KEY_BLOCK):
-        K = load_tile(k, count, column, GROUPS * KEY, KEY, C, KEY_BLOCK)
-        W = dot(T, (b[:, None] * K).to(T.dtype))
-        store_tile(w + token * KEY, W, count, column, HEADS * KEY, KEY, C, KEY_BLOCK)
+    if scores is not None:
+        found = tl.zeros((C, C), tl.float32)
+        for column in tl.range(0, KEY, KEY_BLOCK):
+            K = load_tile(k, count, column, GROUPS * KEY, KEY, C, KEY_BLOCK)
+            Q = load_tile(q + at_key, count, column, GROUPS * KEY, KEY, C, KEY_BLOCK)
+            found += dot(Q, tl.trans(K))
+        store_tile(scores + token * C, found * between(G, C), count, 0, HEADS * C, C, C, C)
+    if w is not None:
+        for column in tl.range(0, VALUE, VALUE_BLOCK):
+            V = load_tile(v + token * VALUE, count, column, HEADS * VALUE, VALUE, C, VALUE_BLOCK)
+            U = dot(T, (b[:, None] * V).to(T.dtype))
+            store_tile(u + token * VALUE, U, count, column, HEADS * VALUE, VALUE, C, VALUE_BLOCK)
+        b *= tl.exp(G)
+        for column in tl.range(0, KEY, KEY_BLOCK):
+            K = load_tile(k, count, column, GROUPS * KEY, KEY, C, KEY_BLOCK)
+            W = dot(T, (b[:, None] * K).to(T.dtype))
+            store_tile(w + token * KEY, W, count, column, HEADS * KEY, KEY, C, KEY_BLOCK)
 
 
 @triton.jit

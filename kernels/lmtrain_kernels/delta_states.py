@@ -207,7 +207,7 @@ def _walk(
     BLOCKS: tl.constexpr = tl.cdiv(VALUE, BLOCK)
     place, column = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS * BLOCK
     segment, head = place // HEADS, place % HEADS
-    first, start, stop, count = _segment(chunks, segments, segment)
+    first, start, stop, count = segment_bounds(chunks, segments, segment)
     S = tl.zeros((TILE, BLOCK), tl.float32)
     if entering is not None:
         kept = tl.where(segment < entered, KEY, 0)
@@ -256,7 +256,7 @@ def _summarize_segment(
     segment, head = place // HEADS, place % HEADS
     if LAST and segment < tl.load(documents + 2 * (count_documents - 1)):
         return
-    _, start, stop, count = _segment(chunks, segments, segment)
+    _, start, stop, count = segment_bounds(chunks, segments, segment)
     VALUES: tl.constexpr = tl.cdiv(VALUE, BLOCK)
     column = block * BLOCK
     through = (block - VALUES) * BLOCK
@@ -277,7 +277,7 @@ def _summarize_segment(
 
 
 @triton.jit
-def _segment(chunks, segments, segment):
+def segment_bounds(chunks, segments, segment):
     """First chunk, first token (int64), the token after the last, and how many chunks."""
     first = tl.load(segments + 2 * segment).to(tl.int64)
     last = tl.load(segments + 2 * segment + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lmtrain_kernels.delta_forward import forward
 from lmtrain_kernels.delta_outputs import outputs
 from lmtrain_kernels.delta_prepare import Prepared, prepare, recompute
 from lmtrain_kernels.delta_states import pass_states, span_state
@@ -21,6 +22,13 @@ def bf16() -> None:
     k, v, total = _key(64, torch.bfloat16), _value(256, torch.bfloat16), _number()
     prepare(k, v, total, total, WHOLE)
     outputs(k, k, total, v.new_zeros(11, HEADS, 64, 256), v, WHOLE)
+
+
+def outputs_in_one_walk() -> None:
+    """Narrow and usual heads, in bf16: wider and exact ones go phase by phase."""
+    for width in (64, 128):
+        k, v, total = _key(width, torch.bfloat16), _value(width, torch.bfloat16), _number()
+        forward(k, k, v, total, total, WHOLE)
 
 
 def fp32() -> None:

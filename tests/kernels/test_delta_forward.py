@@ -10,8 +10,9 @@ from delta_inputs import CASES, Case, Inputs, draw, layout, phases, relative_err
 from torch import Tensor
 
 from lmtrain.ops import reference
+from lmtrain_kernels.delta_forward import forward, walk
 from lmtrain_kernels.delta_outputs import outputs
-from lmtrain_kernels.delta_prepare import prepare, recompute
+from lmtrain_kernels.delta_prepare import prepare, recompute, solve
 from lmtrain_kernels.delta_states import pass_states, span_state
 from lmtrain_kernels.table import ChunkTable
 
@@ -57,6 +58,42 @@ def check_phases(case: Case, dtype: torch.dtype, tolerance: float) -> None:
     w, u = recompute(k, v, beta, prepared.total, prepared.inverse, chunks)
     assert torch.equal(w, prepared.w)
     assert torch.equal(u, prepared.u)
+
+
+@pytest.mark.parametrize(
+    "name", ["several documents", "grouped key heads", "odd head sizes", "low-rank keys"]
+)
+def test_outputs_in_one_walk(name: str) -> None:
+    case = CASES[name]
+    inputs, chunks = draw(case), table(case)
+    q, k, v, decay, beta, initial = inputs
+    total, inverse, scores = solve(q, k, decay, beta, chunks)
+    out, final = walk(q, k, v, beta, total, inverse, scores, chunks, initial)
+    expected = phases(inputs, chunks)
+    assert relative_error(inverse, expected.inverse) < 1e-4
+    assert relative_error(out, expected.out) < 1e-4
+    assert relative_error(final, expected.final) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("segments", torch.bfloat16),
+        ("several documents", torch.float16),
+        ("one token", torch.float32),
+        ("wide keys", torch.float16),
+    ],
+    ids=str,
+)
+def test_forward(name: str, dtype: torch.dtype) -> None:
+    inputs, chunks = draw(CASES[name], dtype), table(CASES[name])
+    expected = phases(inputs, chunks)
+    found = forward(*inputs[:5], chunks, inputs.initial)
+    assert (found.out.dtype, found.final.dtype) == (dtype, torch.float32)
+    for field in ("out", "final", "total", "inverse"):
+        error = relative_error(getattr(found, field), getattr(expected, field))
+        assert error < TOLERANCE[dtype], field
+    assert (found.entering is None) == (len(chunks.segments) == len(chunks.documents))
 
 
 @pytest.mark.parametrize("name", ["a key head for each value head"])
@@ -162,9 +199,15 @@ def test_what_is_refused(size: int, groups: int, dtype: torch.dtype, says: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_every_launch_fits_a_card(dtype: str) -> None:
-    kernels = compiled("delta_forward_cases", dtype)
-    dots = {"_prepare", "_walk", "_summarize_segment", "_outputs"} if dtype == "bf16" else ()
-    assert {kernel["name"] for kernel in kernels} >= {*dots, "_scan_segments"}
+@pytest.mark.parametrize(
+    ("case", "dots"),
+    [
+        ("bf16", {"_prepare", "_walk", "_summarize_segment", "_outputs"}),
+        ("outputs_in_one_walk", {"_prepare", "_walk_outputs"}),
+        ("fp32", set()),
+    ],
+)
+def test_every_launch_fits_a_card(case: str, dots: set[str]) -> None:
+    kernels = compiled("delta_forward_cases", case)
+    assert {kernel["name"] for kernel in kernels} >= dots
     assert not problems(kernels, tensor_cores=frozenset(dots))

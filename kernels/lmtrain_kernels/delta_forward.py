@@ -1,0 +1,186 @@
+"""Gated delta rule, forward: outputs and final state, with nothing kept that memory must move.
+
+Yang et al. 2025 (arXiv 2412.06464), section 3.3. Where only outputs are wanted, one walk over the
+chunks makes them beside the state, and ``T (beta (V - e^G K S))`` needs neither ``u`` nor ``w``:
+
+    written = T (beta (V - e^G K S))     out = e^G Q S + P written
+"""
+
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from lmtrain_kernels.delta_outputs import outputs
+from lmtrain_kernels.delta_prepare import Prepared, prepare, recompute, solve
+from lmtrain_kernels.delta_states import (
+    enter_segments,
+    pass_states,
+    segment_bounds,
+    summarize_segments,
+)
+from lmtrain_kernels.dots import add_dot, dot, load_numbers, load_tile, store_tile
+from lmtrain_kernels.tuned import tuned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain_kernels.table import ChunkTable
+
+WIDEST = 128
+"""Keys: wider states leave the walk no registers for outputs."""
+
+
+class Forward(NamedTuple):
+    """Outputs, and what a backward pass needs besides the inputs."""
+
+    out: Tensor
+    """``[t, h, v]`` in the dtype of values."""
+    final: Tensor
+    """``[h, k, v]`` fp32: the state after the last document."""
+    total: Tensor
+    """``[t, h]`` fp32, of ``prepare``."""
+    inverse: Tensor
+    """``[t, h, 64]``, of ``prepare``."""
+    entering: Tensor | None
+    """``[s, h, k, v]`` fp32: what enters each segment; None where no document is cut."""
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    table: ChunkTable,
+    initial: Tensor | None = None,
+) -> Forward:
+    """In one walk for 16-bit keys of usual width, else phase by phase.
+
+    Args:
+        q: ``[t, g, k]`` scaled queries.
+        k: ``[t, g, k]`` keys of norm <= 1.
+        v: ``[t, h, v]`` values, in the dtype of keys; head i has key head ``i // (h / g)``.
+        decay: ``[t, h]`` fp32 log decays (<= 0).
+        beta: ``[t, h]`` fp32 in [0, 2].
+        table: chunks of 64 tokens.
+        initial: ``[h, k, v]`` fp32 that enters the first document; None for zero.
+
+    Raises:
+        ValueError: the table has other chunks, ``g`` does not divide ``h`` or dtypes differ.
+    """
+    if k.dtype == torch.float32 or k.shape[2] > WIDEST:
+        prepared = prepare(k, v, decay, beta, table)
+        passed = pass_states(k, prepared, table, initial)
+        out = outputs(q, k, prepared.total, passed.states, passed.written, table)
+        return Forward(out, passed.final, *prepared[:2], passed.entering)
+    total, inverse, scores = solve(q, k, decay, beta, table)
+    entering = None
+    if len(table.segments) > len(table.documents):
+        w, u = recompute(k, v, beta, total, inverse, table)
+        summary = summarize_segments(k, Prepared(total, inverse, w, u), table)
+        entering = enter_segments(summary, table, initial)
+    first = initial if entering is None else entering
+    walked = walk(q, k, v, beta, total, inverse, scores, table, first)
+    return Forward(*walked, total, inverse, entering)
+
+
+def walk(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    total: Tensor,
+    inverse: Tensor,
+    scores: Tensor,
+    table: ChunkTable,
+    entering: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """``out`` and ``final``: every segment from the state that enters it.
+
+    ``entering [s, h, k, v]`` enters all segments, ``[h, k, v]`` the first and None none; zero
+    enters the others.
+    """
+    (groups, key), (heads, value) = k.shape[1:], v.shape[1:]
+    out, final = torch.empty_like(v), k.new_empty(heads, key, value, dtype=torch.float32)
+    entered = len(entering) if entering is not None and entering.dim() == 4 else 1
+    launch = tuned("delta_forward", k.device, key=triton.next_power_of_2(key))
+    block = min(launch.pop("BLOCK"), max(16, triton.next_power_of_2(value)))
+    _walk_outputs[(len(table.segments) * heads * triton.cdiv(value, block),)](
+        *(q, k, v, beta, total, inverse, scores, table.chunks, table.segments),
+        *(entering, entered, out, final),
+        HEADS=heads,
+        SHARED=heads // groups,
+        KEY=key,
+        VALUE=value,
+        C=table.size,
+        TILE=max(16, triton.next_power_of_2(key)),
+        BLOCK=block,
+        **launch,
+    )
+    return out, final
+
+
+@triton.jit(do_not_specialize=["entered"])
+def _walk_outputs(
+    q,
+    k,
+    v,
+    beta,
+    total,
+    inverse,
+    scores,
+    chunks,
+    segments,
+    entering,
+    entered,
+    out,
+    final,
+    HEADS: tl.constexpr,
+    SHARED: tl.constexpr,
+    KEY: tl.constexpr,
+    VALUE: tl.constexpr,
+    C: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Some columns of the state and the outputs of one head through one segment."""
+    BLOCKS: tl.constexpr = tl.cdiv(VALUE, BLOCK)
+    GROUPS: tl.constexpr = HEADS // SHARED
+    place, column = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS * BLOCK
+    segment, head = place // HEADS, place % HEADS
+    _, start, stop, count = segment_bounds(chunks, segments, segment)
+    S = tl.zeros((TILE, BLOCK), tl.float32)
+    if entering is not None:
+        kept = tl.where(segment < entered, KEY, 0)
+        at = entering + place.to(tl.int64) * KEY * VALUE
+        S = load_tile(at, kept, column, VALUE, VALUE, TILE, BLOCK)
+    for n in tl.range(count):
+        token, rest = (start + n * C) * HEADS + head, stop - start - n * C
+        at_key = ((start + n * C) * GROUPS + head // SHARED) * KEY
+        K = load_tile(k + at_key, rest, 0, GROUPS * KEY, KEY, C, TILE)
+        Q = load_tile(q + at_key, rest, 0, GROUPS * KEY, KEY, C, TILE)
+        T = load_tile(inverse + token * C, rest, 0, HEADS * C, C, C, C)
+        P = load_tile(scores + token * C, rest, 0, HEADS * C, C, C, C)
+        V = load_tile(v + token * VALUE, rest, column, HEADS * VALUE, VALUE, C, BLOCK)
+        G = load_numbers(total + token, rest, HEADS, C)
+        b = load_numbers(beta + token, rest, HEADS, C)
+        last = tl.load(total + token + (tl.minimum(rest, C) - 1) * HEADS)
+        inflow = tl.exp(G)[:, None]
+
+        before = S.to(K.dtype)
+        O = inflow * dot(Q, before)
+        X = b[:, None] * (V - inflow * dot(K, before))
+        X = dot(T, X.to(K.dtype))
+        O = add_dot(O, P, X.to(K.dtype))
+        store_tile(out + token * VALUE, O, rest, column, HEADS * VALUE, VALUE, C, BLOCK)
+        X = tl.exp(last - G)[:, None] * X
+        S = add_dot(tl.exp(last) * S, tl.trans(K), X.to(K.dtype))
+    if segment == tl.num_programs(0) // (BLOCKS * HEADS) - 1:
+        store_tile(final + head * KEY * VALUE, S, KEY, column, VALUE, VALUE, TILE, BLOCK)
