@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lmtrain_kernels.gated_norm import gated_norm
 from lmtrain_kernels.short_conv import short_conv, short_conv_step
 
 DTYPES = torch.bfloat16, torch.float32
@@ -26,3 +27,27 @@ def _convolve(
     weight, bias = torch.zeros(taps, channels), torch.zeros(channels)
     position = torch.arange(200, dtype=torch.int32) if documents else None
     short_conv(x, weight, bias, position).backward(torch.zeros(200, channels, dtype=dtype))
+
+
+def normalize() -> None:
+    """Forward and backward: heads and full widths of both mixers, groups, the skip, the widest."""
+    for dtype in DTYPES:
+        _normalize((50, 4, 64), dtype)
+        _normalize((50, 4, 128), dtype)
+        _normalize((50, 1, 4096), dtype, gate_first=True)
+    _normalize((50, 1, 4096), torch.bfloat16, gate_first=True, skips=64)
+    _normalize((50, 8, 1024), torch.bfloat16, gate_first=True, skips=128)
+    _normalize((50, 1, 16384), torch.bfloat16, gate_first=True)
+
+
+def _normalize(
+    shape: tuple[int, int, int], dtype: torch.dtype, *, gate_first: bool = False, skips: int = 0
+) -> None:
+    t, h, d = shape
+    x = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    projected = torch.zeros(t, 2 * h * d + 24, dtype=dtype)  # 24: what dt takes of a projection
+    gate, u = (y.view(shape) for y in projected[:, :-24].unflatten(1, (2, h, d)).unbind(1))
+    weight = torch.zeros(h * d if gate_first else d)
+    skip = (u, torch.zeros(skips)) if skips else None
+    y = gated_norm(x, gate, weight, 1e-6, norm_before_gate=not gate_first, skip=skip)
+    y.backward(torch.zeros_like(y))

@@ -1,0 +1,216 @@
+"""RMSNorm and SiLU gate in either order, read once and written once.
+
+A program walks a run of rows, so that weights, and sums for their gradients, stay in registers.
+"""
+
+# pyright: reportArgumentType=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from lmtrain_kernels.gated_norm_kernels import backward, forward
+from lmtrain_kernels.pointwise import DTYPES
+from lmtrain_kernels.tuned import tuned
+
+MOST_WIDTH = 16384
+MOST_WIDTH_WITH_SKIP = 8192
+MULTIPROCESSORS_ELSEWHERE = 4
+"""Of what is no card: enough for tests to see several programs, and several tiles of one."""
+
+
+def gated_norm(
+    x: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    eps: float,
+    *,
+    norm_before_gate: bool,
+    skip: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """``rms_norm(x) * weight * silu(gate)``, or ``rms_norm(x * silu(gate)) * weight``.
+
+    ``rms_norm(y) = y / sqrt(mean(y²) + eps)`` over the last dimension, in fp32. The first order is
+    that of Gated DeltaNet (Yang et al. 2025, arXiv 2412.06464), the second that of Mamba-2 (Dao and
+    Gu 2024, arXiv 2405.21060).
+
+    Args:
+        x: ``[t, h, d]`` bf16, fp16 or fp32; only neighbours in ``d`` must be neighbours in memory.
+        gate: as ``x``, of its own dtype and strides.
+        weight: ``[d]`` for all heads, or ``[h * d]``; of any floating dtype.
+        eps: added to the mean square.
+        norm_before_gate: the first order.
+        skip: ``u`` like ``x`` and ``scale [n]`` for ``n`` equal parts of ``h * d``: ``x`` is then
+            ``x + scale * u``, the skip of Mamba-2.
+
+    Raises:
+        ValueError: another shape or dtype, or rows wider than 16384 (8192 with a skip).
+    """
+    u, scale = skip or (None, None)
+    _check(x, gate, weight, u, scale)
+    weight, scale = weight.contiguous(), None if scale is None else scale.contiguous()
+    return _gated_norm(x, gate, weight, u, scale, eps, norm_before_gate)[0]
+
+
+def _check(x: Tensor, gate: Tensor, weight: Tensor, u: Tensor | None, scale: Tensor | None) -> None:
+    if x.ndim != 3 or not 1 <= x.shape[2] <= MOST_WIDTH:
+        raise ValueError(f"x must be [t, h, d] with d <= {MOST_WIDTH}, got {list(x.shape)}")
+    for name, y in (("x", x), ("gate", gate), ("skip", u)):
+        if y is not None and (y.shape != x.shape or y.dtype not in DTYPES or y.stride(2) != 1):
+            raise ValueError(
+                f"{name} must be {list(x.shape)} of bf16, fp16 or fp32, contiguous in its last "
+                f"dimension, got {y.dtype} {list(y.shape)} of strides {y.stride()}"
+            )
+    _, h, d = x.shape
+    if weight.shape not in ((d,), (h * d,)):
+        raise ValueError(f"weight must be [{d}] or [{h * d}], got {list(weight.shape)}")
+    if scale is not None and d > MOST_WIDTH_WITH_SKIP:
+        raise ValueError(
+            f"rows with a skip may be at most {MOST_WIDTH_WITH_SKIP} wide, got {d}: "
+            "add the skip to x instead"
+        )
+    if scale is not None and (scale.ndim != 1 or (h * d) % len(scale)):
+        raise ValueError(f"the scale of skip must have a divisor of {h * d} numbers")
+
+
+class _Plan(NamedTuple):
+    """How the rows of ``[t, h, d]`` are divided among programs.
+
+    Where all heads share a weight their rows are alike, and a program takes whichever come next;
+    else a program keeps to one head.
+    """
+
+    programs: int
+    """Programs of a head, or of all."""
+    lanes: int
+    """Heads that have programs of their own, or 1."""
+    run: int
+    """Tiles of a program."""
+    constants: dict[str, Any]
+
+    @classmethod
+    def of(cls, kernel: str, x: Tensor, weight: Tensor, u: Tensor | None) -> _Plan:
+        t, h, d = x.shape
+        alike = weight.numel() == d and u is None
+        width = max(16, triton.next_power_of_2(d))
+        launch = tuned(kernel, x.device, width=width, skip=int(u is not None))
+        wanted = launch.pop("PROGRAMS") * _multiprocessors(x.device)
+        launch["BLOCK"] = min(width, launch.get("BLOCK", width))
+        height = max(1, launch.pop("NUMBERS") // width)
+        lanes = 1 if alike else h
+        tiles = triton.cdiv(t * h // lanes, height)
+        run = max(1, triton.cdiv(tiles * lanes, wanted))
+        constants = {"HEADS": h, "ALIKE": alike, "WIDTH": d, "ROWS": height}
+        return cls(triton.cdiv(tiles, run), lanes, run, constants | launch)
+
+
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return MULTIPROCESSORS_ELSEWHERE
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@torch.library.custom_op("lmtrain::gated_norm", mutates_args=())
+def _gated_norm(
+    x: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    u: Tensor | None,
+    scale: Tensor | None,
+    eps: float,
+    norm_before_gate: bool,
+) -> tuple[Tensor, Tensor]:
+    """The result, and ``[t, h]`` fp32: what each row was multiplied by to norm it."""
+    t, h, d = x.shape
+    out, inverse = x.new_empty(t, h, d), x.new_empty(t, h, dtype=torch.float32)
+    plan = _Plan.of("gated_norm_forward", x, weight, u)
+    forward[(plan.programs * plan.lanes,)](
+        x, gate, weight, u, scale, out, inverse, t, eps, plan.run, *x.stride()[:2],
+        *gate.stride()[:2], *_strides(u), _part(x, scale), weight.numel() > d, norm_before_gate,
+        **plan.constants,
+    )  # fmt: skip
+    return out, inverse
+
+
+@_gated_norm.register_fake
+def _(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape[:2], dtype=torch.float32)
+
+
+@torch.library.custom_op("lmtrain::gated_norm_backward", mutates_args=())
+def _gated_norm_backward(
+    d_out: Tensor,
+    x: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    u: Tensor | None,
+    scale: Tensor | None,
+    inverse: Tensor,
+    norm_before_gate: bool,
+) -> list[Tensor]:
+    """``dx, d_gate`` and fp32 ``d_weight``; with a skip also ``du`` and fp32 ``d_scale``."""
+    t, _, d = x.shape
+    d_out = d_out if d_out.stride(2) == 1 else d_out.contiguous()
+    plan = _Plan.of("gated_norm_backward", x, weight, u)
+    sums = x.new_empty(plan.programs, plan.lanes * d, dtype=torch.float32)
+    grads = [x.new_empty(x.shape), gate.new_empty(x.shape)]
+    du = None if u is None else u.new_empty(x.shape)
+    scale_sums = None if u is None else torch.empty_like(sums)
+    backward[(plan.programs * plan.lanes,)](
+        d_out, x, gate, weight, u, scale, inverse, *grads, du, sums, scale_sums, t, plan.run,
+        *d_out.stride()[:2], *x.stride()[:2], *gate.stride()[:2], *_strides(u),
+        _part(x, scale), weight.numel() > d, norm_before_gate, **plan.constants,
+    )  # fmt: skip
+    grads.append(sums.view(-1, weight.numel()).sum(0))
+    if du is not None and scale is not None and scale_sums is not None:
+        grads += [du, scale_sums.sum(0).view(len(scale), -1).sum(1)]
+    return grads
+
+
+@_gated_norm_backward.register_fake
+def _(
+    _d_out: Tensor,
+    x: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    u: Tensor | None,
+    scale: Tensor | None,
+    *_: object,
+) -> list[Tensor]:
+    grads = [x.new_empty(x.shape), gate.new_empty(x.shape)]
+    grads.append(weight.new_empty(weight.shape, dtype=torch.float32))
+    if u is not None and scale is not None:
+        grads += [u.new_empty(x.shape), scale.new_empty(scale.shape, dtype=torch.float32)]
+    return grads
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, _, ctx.norm_before_gate = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _differentiate(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, inverse = ctx.saved_tensors
+    grads = _gated_norm_backward(d_out, *tensors, inverse, ctx.norm_before_gate)
+    wanted: list[Tensor | None] = [
+        g.to(like.dtype)
+        for g, like in zip(grads, (y for y in tensors if y is not None), strict=True)
+    ]
+    return *wanted, *[None] * (7 - len(wanted))
+
+
+_gated_norm.register_autograd(_differentiate, setup_context=_save)
+
+
+def _strides(u: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if u is None else (u.stride(0), u.stride(1))
+
+
+def _part(x: Tensor, scale: Tensor | None) -> int:
+    """Numbers of ``h * d`` that share a scale."""
+    return 1 if scale is None else x.shape[1] * x.shape[2] // len(scale)
