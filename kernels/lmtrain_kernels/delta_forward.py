@@ -151,7 +151,7 @@ def _walk_outputs(
     BLOCK: tl.constexpr,
 ):
     """Some columns of the state and the outputs of one head through one segment."""
-    BLOCKS: tl.constexpr = tl.cdiv(VALUE, BLOCK)
+    BLOCKS: tl.constexpr = (VALUE + BLOCK - 1) // BLOCK
     GROUPS: tl.constexpr = HEADS // SHARED
     place, column = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS * BLOCK
     segment, head = place // HEADS, place % HEADS

@@ -73,7 +73,7 @@ def _outputs(
     VALUE_BLOCK: tl.constexpr,
 ):
     """Some columns of one chunk of one value head."""
-    BLOCKS: tl.constexpr = tl.cdiv(VALUE, VALUE_BLOCK)
+    BLOCKS: tl.constexpr = (VALUE + VALUE_BLOCK - 1) // VALUE_BLOCK
     GROUPS: tl.constexpr = HEADS // SHARED
     place, column = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS * VALUE_BLOCK
     chunk, head = place // HEADS, place % HEADS

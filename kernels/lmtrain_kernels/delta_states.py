@@ -204,7 +204,7 @@ def _walk(
     STEP: tl.constexpr,
 ):
     """Some columns of the state of one head through one segment."""
-    BLOCKS: tl.constexpr = tl.cdiv(VALUE, BLOCK)
+    BLOCKS: tl.constexpr = (VALUE + BLOCK - 1) // BLOCK
     place, column = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS * BLOCK
     segment, head = place // HEADS, place % HEADS
     first, start, stop, count = segment_bounds(chunks, segments, segment)
@@ -257,7 +257,7 @@ def _summarize_segment(
     if LAST and segment < tl.load(documents + 2 * (count_documents - 1)):
         return
     _, start, stop, count = segment_bounds(chunks, segments, segment)
-    VALUES: tl.constexpr = tl.cdiv(VALUE, BLOCK)
+    VALUES: tl.constexpr = (VALUE + BLOCK - 1) // BLOCK
     column = block * BLOCK
     through = (block - VALUES) * BLOCK
     row = tl.arange(0, TILE)[:, None]
@@ -300,7 +300,7 @@ def _read(
 ):
     """``w S`` of a chunk."""
     read = tl.zeros((C, BLOCK), tl.float32)
-    PARTS: tl.constexpr = tl.cdiv(TILE, STEP)
+    PARTS: tl.constexpr = (TILE + STEP - 1) // STEP
     KEYS: tl.constexpr = TILE // PARTS
     for part in tl.static_range(PARTS):
         W = load_tile(w + token * KEY, rest, part * KEYS, HEADS * KEY, KEY, C, KEYS)
@@ -328,7 +328,7 @@ def _write(
     G = load_numbers(total + token, rest, HEADS, C)
     last = tl.load(total + token + (tl.minimum(rest, C) - 1) * HEADS)
     GROUPS: tl.constexpr = HEADS // SHARED
-    PARTS: tl.constexpr = tl.cdiv(C, STEP)
+    PARTS: tl.constexpr = (C + STEP - 1) // STEP
     TOKENS: tl.constexpr = C // PARTS
     k += (token // HEADS * GROUPS + token % HEADS // SHARED) * KEY
     X = (tl.exp(last - G)[:, None] * X).to(k.dtype.element_ty)
@@ -358,7 +358,7 @@ def _scan_segments(
     LAST: tl.constexpr,
 ):
     """Some columns of the state of one head through the segments of one document."""
-    BLOCKS: tl.constexpr = tl.cdiv(VALUE, BLOCK)
+    BLOCKS: tl.constexpr = (VALUE + BLOCK - 1) // BLOCK
     place, column = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS * BLOCK
     document, head = place // HEADS, place % HEADS
     entered = document == 0
