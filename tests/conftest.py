@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from random import Random
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic products on a GPU
 
 from typing import TYPE_CHECKING
 
