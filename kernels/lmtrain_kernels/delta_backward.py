@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from lmtrain_kernels.dots import add_dot, between, dot, load_numbers, load_tile, store_tile
+from lmtrain_kernels.delta_states import summarize_segments
+from lmtrain_kernels.dots import add_dot, between, dot, load_numbers, load_tile, piece, store_tile
 from lmtrain_kernels.tuned import tuned
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def launch(kernel: str, k: Tensor, value: int) -> dict[str, int]:
     """The launch of a kernel for keys ``k [t, g, kd]`` and values of ``value`` numbers."""
     sizes = {"key": triton.next_power_of_2(k.shape[2]), "value": triton.next_power_of_2(value)}
     found = tuned(kernel, k.device, dtype=str(k.dtype).removeprefix("torch."), **sizes)
-    blocks = {"BK": sizes["key"], "BV": sizes["value"]}
+    blocks = {"BK": sizes["key"], "BV": sizes["value"], "STEP": sizes["key"]}
     return found | {name: min(found[name], n) for name, n in blocks.items() if name in found}
 
 
@@ -127,9 +128,7 @@ def _leaving(
 ) -> tuple[Tensor, Tensor]:
     """Gradients ``[s, h, kd, vd]`` of the states that leave the segments; of the initial state."""
     if transition is None:
-        from lmtrain_kernels.delta_states import summarize_segments
-
-        transition, _ = summarize_segments(k, prepared, table)
+        transition = summarize_segments(k, prepared, table).transition
     local = _cosummaries(q, k, prepared, d_out, d_written, table, segments=len(table.segments))
     leaving, d_initial = torch.empty_like(local), torch.empty_like(local[0])
     _, heads, key, value = local.shape
@@ -254,6 +253,7 @@ def _states_kernel(
     LEAVING: tl.constexpr,
     SUMMARY: tl.constexpr,
     BV: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     """Walks the chunks of one segment back, ``BV`` columns of one head's state in registers."""
     BLOCKS: tl.constexpr = (V + BV - 1) // BV
@@ -279,17 +279,28 @@ def _states_kernel(
             at_state = (chunk * H + head).to(tl.int64) * K * V
             store_tile(d_states + at_state, d_state, K, column, V, V, KP, BV)
         G, leaves = load_totals(total + token, inside, H, C)
-        Kb = load_tile(k + at_key, inside, 0, GROUPS * K, K, C, KP)
+        asked = tl.zeros((C, BV), tl.float32)
+        for part in tl.static_range(KP // STEP):
+            Kb = load_tile(k + at_key, inside, part * STEP, GROUPS * K, K, C, STEP)
+            some = piece(d_state, part, KP // STEP, STEP, BV)
+            asked = add_dot(asked, Kb, some.to(Kb.dtype))
         dW = load_tile(d_written + token * V, inside, column, H * V, V, C, BV)
-        dW = (dW + tl.exp(leaves - G)[:, None] * dot(Kb, d_state.to(Kb.dtype))).to(Kb.dtype)
+        dW += tl.exp(leaves - G)[:, None] * asked
         if not SUMMARY:
             store_tile(all_written + token * V, dW, inside, column, H * V, V, C, BV)
         dO = load_tile(d_out + token * V, inside, column, H * V, V, C, BV)
-        dO = (tl.exp(G)[:, None] * dO).to(Kb.dtype)
-        Q = load_tile(q + at_key, inside, 0, GROUPS * K, K, C, KP)
-        W = load_tile(w + token * K, inside, 0, H * K, K, C, KP)
-        d_state = add_dot(tl.exp(leaves) * d_state, tl.trans(Q), dO)
-        d_state = add_dot(d_state, tl.trans(W), -dW)
+        dO = tl.exp(G)[:, None] * dO
+        d_state *= tl.exp(leaves)
+        PARTS: tl.constexpr = (C + STEP - 1) // STEP
+        ROWS: tl.constexpr = C // PARTS
+        for part in tl.static_range(PARTS):
+            at, rest = part * ROWS, inside - part * ROWS
+            Q = load_tile(q + at_key + at * GROUPS * K, rest, 0, GROUPS * K, K, ROWS, KP)
+            some = piece(dO, part, PARTS, ROWS, BV)
+            d_state = add_dot(d_state, tl.trans(Q), some.to(Q.dtype))
+            W = load_tile(w + (token + at * H) * K, rest, 0, H * K, K, ROWS, KP)
+            some = piece(-dW, part, PARTS, ROWS, BV)
+            d_state = add_dot(d_state, tl.trans(W), some.to(W.dtype))
 
     if SUMMARY:
         store_tile(d_entering + at_segment, d_state, K, column, V, V, KP, BV)

@@ -57,15 +57,15 @@ def gradients(
         table: where the chunks lie.
 
     Returns:
-        ``dq, dk [t, g, kd]`` and ``dv [t, h, vd]`` in the dtype of ``k``, ``d_decay, d_beta [t, h]``
-        fp32.
+        ``dq, dk [t, g, kd]`` and ``dv [t, h, vd]`` in the dtype of ``k``; ``d_decay, d_beta
+        [t, h]`` in fp32.
     """
     (heads, value), (groups, key) = v.shape[1:], k.shape[1:]
     launched = launch("delta_gradients", k, value)
     together = _divisor(heads // groups, launched.pop("heads"))
-    blocks = triton.cdiv(key, launched["BK"])
+    blocks = -(-key // launched["BK"])
     # of d_beta, a part comes from each block of keys, and one from values
-    d_decay, d_beta = (beta.new_empty(n, *beta.shape) for n in (blocks, blocks + 1))
+    d_decay, d_beta = (beta.new_empty((n, *beta.shape)) for n in (blocks, blocks + 1))
     pairs = _pairs(v, beta, prepared, written, d_out, d_written, d_beta[-1], table)
     partial = k.dtype if together * groups == heads else torch.float32
     dq, dk = (k.new_empty(len(k), heads // together, key, dtype=partial) for _ in range(2))
@@ -211,6 +211,7 @@ def _gradients_kernel(
     C: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     """One chunk for ``TOGETHER`` value heads of a key head, and ``BK`` columns of keys.
 
@@ -235,14 +236,20 @@ def _gradients_kernel(
         G, leaves = load_totals(total + token, count, H, C)
         b = load_numbers(beta + token, count, H, C)
 
+        dR = tl.zeros((C, BK), tl.float32)
+        at_pair = token * C
+        for first in tl.static_range(0, C, STEP):
+            rest, at = count - first, at_key + first * GROUPS * K
+            Kb = load_tile(k + at, rest, row, GROUPS * K, K, STEP, BK)
+            dR = add_dot(dR, load_tile(asked + at_pair, count, first, H * C, C, C, STEP), Kb)
+            dQ = add_dot(dQ, load_tile(read + at_pair, count, first, H * C, C, C, STEP), Kb)
+            dA = load_tile(asked + at_pair + first * H * C, rest, 0, H * C, C, STEP, C)
+            some = load_numbers(beta + token + first * H, rest, H, STEP)
+            dK = add_dot(dK, tl.trans((some[:, None] * dA).to(Kb.dtype)), Kb)
+            dP = load_tile(read + at_pair + first * H * C, rest, 0, H * C, C, STEP, C)
+            Q = load_tile(q + at, rest, row, GROUPS * K, K, STEP, BK)
+            dK = add_dot(dK, tl.trans(dP), Q)
         Kb = load_tile(k + at_key, count, row, GROUPS * K, K, C, BK)
-        dA = load_tile(asked + token * C, count, 0, H * C, C, C, C)
-        dR = dot(dA, Kb)
-        dK = add_dot(dK, tl.trans((b[:, None] * dA).to(Kb.dtype)), Kb)
-        dP = load_tile(read + token * C, count, 0, H * C, C, C, C)
-        dQ = add_dot(dQ, dP, Kb)
-        Q = load_tile(q + at_key, count, row, GROUPS * K, K, C, BK)
-        dK = add_dot(dK, tl.trans(dP), Q)
         before = tl.sum(Kb * dK, 1)
 
         kept = tl.zeros((BK,), tl.float32)

@@ -10,25 +10,26 @@ from lmtrain_kernels.delta_prepare import Prepared
 from lmtrain_kernels.table import ChunkTable
 
 TENSOR_CORES = frozenset(
-    ["_outputs_kernel", "_states_kernel", "_segments_kernel", "_gradients_kernel"]
+    ["_outputs_kernel", "_states_kernel", "_segments_kernel", "_pairs_kernel", "_gradients_kernel"]
 )
 
 
-def sixteen_bit() -> None:
-    """The usual head sizes in bf16."""
+def bf16() -> None:
+    """The usual head sizes, and wide ones."""
     for key, value in [(64, 64), (128, 128), (256, 256)]:
         call(torch.bfloat16, key, value)
 
 
-def single() -> None:
-    """And in fp32, which uses no tensor cores."""
-    for key, value in [(64, 64), (128, 128)]:
-        call(torch.float32, key, value)
+def fp32() -> None:
+    """Which uses no tensor cores but for the states of segments."""
+    call(torch.float32, 128, 128)
+    call(torch.float32, 64, 64, cut=False)
 
 
-def call(dtype: torch.dtype, key: int, value: int, heads: int = 4, groups: int = 2) -> None:
-    """Every kernel once, for a cut document; no number of it means anything."""
-    t, chunks = 256, ChunkTable.build([256], 64, segment=2)
+def call(dtype: torch.dtype, key: int, value: int, *, cut: bool = True) -> None:
+    """Every kernel once, those of segments if one is ``cut``; no number means anything."""
+    t, heads, groups = 256, 4, 2
+    chunks = ChunkTable.build([t], 64, segment=2 if cut else None)
     n, s = len(chunks.chunks), len(chunks.segments)
     q, k = (torch.zeros(t, groups, key, dtype=dtype) for _ in range(2))
     v, d_out = (torch.zeros(t, heads, value, dtype=dtype) for _ in range(2))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from cards import DEVICE
-from delta_inputs import CASES, Case, Inputs, Phases, draw, phases, relative_error, table
+from delta_inputs import CASES, Inputs, Phases, draw, phases, relative_error, table
 from torch import Tensor
 
 from lmtrain_kernels.delta_backward import begin_backward, pass_d_states, span_cosummary
 from lmtrain_kernels.delta_gradients import gradients
 from lmtrain_kernels.delta_prepare import Prepared
-from lmtrain_kernels.table import ChunkTable
+
+if TYPE_CHECKING:
+    from lmtrain_kernels.table import ChunkTable
 
 TOLERANCE = 1e-4
-NAMES = "q k v decay beta initial".split()
+SOME = ["several documents", "grouped key heads", "strong decay", "segments", "odd head sizes"]
+"""Of the cases; the whole operation is tested on all of them."""
+NAMES = ["q", "k", "v", "decay", "beta", "initial"]
 
 
 def leaves(inputs: Inputs) -> Inputs:
@@ -50,10 +56,10 @@ def transitions(k: Tensor, prepared: Prepared, chunks: ChunkTable) -> Tensor:
     return torch.stack(found).float().to(DEVICE)
 
 
-@pytest.mark.parametrize("ends", [True, False], ids=["d_final", "no d_final"])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_gradients(case: Case, *, ends: bool) -> None:
-    torch.manual_seed(len(case.lengths))
+@pytest.mark.parametrize("name", SOME)
+def test_gradients(name: str) -> None:
+    torch.manual_seed(5)
+    case, ends = CASES[name], SOME.index(name) % 2 == 1
     inputs, chunks = draw(case), table(case)
     exact = leaves(inputs)
     found = phases(exact, chunks)
@@ -73,11 +79,11 @@ def test_gradients(case: Case, *, ends: bool) -> None:
     actual = gradients(
         *(q, k, v, beta, prepared, states, written, d_out, d_written, d_states, chunks)
     )
-    for name, a, b in zip(NAMES, (*actual, d_initial), expected, strict=True):
-        assert relative_error(a, b) < TOLERANCE, name
+    for what, a, b in zip(NAMES, (*actual, d_initial), expected, strict=True):
+        assert relative_error(a, b) < TOLERANCE, what
 
 
-@pytest.mark.parametrize("name", ["several documents", "grouped key heads", "segments"])
+@pytest.mark.parametrize("name", ["several documents", "segments"])
 def test_cosummary_is_of_the_first_document_alone(name: str) -> None:
     torch.manual_seed(1)
     case = CASES[name]

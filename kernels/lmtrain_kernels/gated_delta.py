@@ -1,0 +1,153 @@
+"""Gated delta rule over packed documents, as one operation with a gradient.
+
+``S_t = e^(g_t) (I - beta_t k_t k_t^T) S_(t-1) + beta_t k_t v_t^T``, ``o_t = S_t^T q_t``: Yang et
+al. 2025 (arXiv 2412.06464), section 3.3. Of a forward pass only the inputs, the cumulative decays
+and the inverses of chunks are kept; the rest is computed again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmtrain_kernels.delta_backward import begin_backward, is_cut, pass_d_states
+from lmtrain_kernels.delta_forward import forward
+from lmtrain_kernels.delta_gradients import gradients
+from lmtrain_kernels.delta_prepare import Prepared, recompute
+from lmtrain_kernels.delta_states import enter_segments, pass_states, summarize_segments
+from lmtrain_kernels.table import ChunkTable
+
+
+def gated_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    table: ChunkTable,
+    initial: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Outputs ``[t, h, vd]`` in the dtype of ``v`` and the state ``[h, kd, vd]`` after the span.
+
+    Args:
+        q: ``[t, g, kd]`` scaled queries.
+        k: ``[t, g, kd]`` keys of norm <= 1.
+        v: ``[t, h, vd]`` values; head i has key head ``i // (h / g)``.
+        decay: ``[t, h]`` log decays (<= 0).
+        beta: ``[t, h]`` in [0, 2].
+        table: chunks of 64 tokens.
+        initial: ``[h, kd, vd]`` that enters the first document; None for zero.
+
+    Raises:
+        ValueError: the table has other chunks, ``g`` does not divide ``h``, or ``q, k, v`` differ
+            in shape or dtype.
+    """
+    if q.shape != k.shape:
+        raise ValueError(f"queries are {list(q.shape)} and keys {list(k.shape)}: make them alike")
+    if q.dtype != k.dtype:
+        raise ValueError(f"queries are {q.dtype} and keys {k.dtype}: cast one to the other")
+    return _gated_delta(q, k, v, decay, beta, initial, *table)[:2]
+
+
+@torch.library.custom_op("lmtrain::gated_delta", mutates_args=())
+def _gated_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    initial: Tensor | None,
+    chunks: Tensor,
+    segments: Tensor,
+    documents: Tensor,
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Also what the backward pass keeps: cumulative decays and inverses."""
+    table = ChunkTable(chunks, segments, documents, size)
+    q, k, v = (x.contiguous() for x in (q, k, v))
+    decay, beta = (x.float().contiguous() for x in (decay, beta))
+    return forward(q, k, v, decay, beta, table, _state(initial))[:4]
+
+
+@_gated_delta.register_fake
+def _(_: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (t, heads, value), size = v.shape, rest[-1]
+    final = v.new_empty(heads, k.shape[2], value, dtype=torch.float32)
+    total = v.new_empty(t, heads, dtype=torch.float32)
+    return v.new_empty(v.shape), final, total, k.new_empty(t, heads, size)
+
+
+@torch.library.custom_op("lmtrain::gated_delta_backward", mutates_args=())
+def _gated_delta_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    initial: Tensor | None,
+    total: Tensor,
+    inverse: Tensor,
+    d_out: Tensor,
+    d_final: Tensor | None,
+    chunks: Tensor,
+    segments: Tensor,
+    documents: Tensor,
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``q, k, v, decay, beta, initial``, the last three in fp32."""
+    table = ChunkTable(chunks, segments, documents, size)
+    q, k, v, d_out = (x.contiguous() for x in (q, k, v, d_out))
+    beta, initial = beta.float().contiguous(), _state(initial)
+    prepared = Prepared(total, inverse, *recompute(k, v, beta, total, inverse, table))
+    transition = entering = None
+    if is_cut(table):
+        summary = summarize_segments(k, prepared, table)
+        transition, entering = summary.transition, enter_segments(summary, table, initial)
+    passed = pass_states(k, prepared, table, initial, entering)
+    d_written = begin_backward(q, k, total, d_out, table)
+    d_states, d_written, d_initial = pass_d_states(
+        q, k, prepared, d_out, d_written, table, _state(d_final), transition
+    )
+    found = gradients(
+        *(q, k, v, beta, prepared, passed.states, passed.written),
+        *(d_out, d_written, d_states, table),
+    )
+    return *found, d_initial
+
+
+@_gated_delta_backward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    total = rest[2]
+    d_initial = total.new_empty(v.shape[1], k.shape[2], v.shape[2])
+    return *(x.new_empty(x.shape) for x in (q, k, v, total, total)), d_initial
+
+
+def _state(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float().contiguous()
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, v, decay, beta, initial, *tables, size = inputs
+    _, _, total, inverse = output
+    ctx.save_for_backward(q, k, v, beta, initial, total, inverse, *tables)
+    ctx.mark_non_differentiable(total, inverse)
+    ctx.set_materialize_grads(False)
+    ctx.size, ctx.decay = size, decay.dtype
+
+
+def _differentiate(
+    ctx: Any, d_out: Tensor | None, d_final: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    saved, tables = ctx.saved_tensors[:-3], ctx.saved_tensors[-3:]
+    v, beta, initial = saved[2:5]
+    d_out = torch.zeros_like(v) if d_out is None else d_out
+    dq, dk, dv, d_decay, d_beta, d_initial = _gated_delta_backward(
+        *saved, d_out, d_final, *tables, ctx.size
+    )
+    d_initial = None if initial is None else d_initial.to(initial.dtype)
+    grads = dq, dk, dv, d_decay.to(ctx.decay), d_beta.to(beta.dtype), d_initial
+    return *grads, None, None, None, None
+
+
+_gated_delta.register_autograd(_differentiate, setup_context=_save)
