@@ -11,9 +11,11 @@ import triton.language as tl
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 """Of inputs and outputs; inside everything is fp32."""
 
+NO_POLICY = tl.constexpr("")
+
 
 @triton.jit
-def load(pointer, mask, POLICY: tl.constexpr = ""):
+def load(pointer, mask, POLICY: tl.constexpr = NO_POLICY):
     """In fp32; zero where masked."""
     return tl.load(pointer, mask=mask, other=0.0, eviction_policy=POLICY).to(tl.float32)
 
