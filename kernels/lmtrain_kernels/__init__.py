@@ -1,1 +1,1 @@
-"""Accelerator kernels of lmtrain. There are none yet: every operation runs on torch."""
+"""Accelerator kernels of lmtrain: plain functions of tensors and of tables of chunks."""
