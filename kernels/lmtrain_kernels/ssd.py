@@ -1,11 +1,123 @@
-"""Scalar-decay recurrence (Mamba-2): ``S_t = e^(g_t) S_(t-1) + k_t v_t^T``, ``o_t = S_t^T q_t``.
+"""Scalar-decay recurrence (SSD, Mamba-2) over packed documents, as one operation with a gradient.
 
-Dao and Gu 2024 (arXiv 2405.21060), section 6; ``README.md`` beside this package has the formulas.
+``S_t = e^(g_t) S_(t-1) + k_t v_t^T``, ``o_t = S_t^T q_t``: Dao and Gu 2024 (arXiv 2405.21060),
+section 6. Of a forward pass only the inputs and the states that enter segments are kept.
 """
 
 from __future__ import annotations
 
-from lmtrain_kernels.ssd_forward import Outputs, forward
-from lmtrain_kernels.ssd_segments import cosummary, span_state
+from typing import Any
 
-__all__ = ["Outputs", "cosummary", "forward", "span_state"]
+import torch
+from torch import Tensor
+
+from lmtrain_kernels.ssd_backward import Gradients, backward
+from lmtrain_kernels.ssd_forward import Outputs, forward
+from lmtrain_kernels.ssd_segments import cosummary, is_cut, span_state
+from lmtrain_kernels.table import ChunkTable
+
+__all__ = ["Gradients", "Outputs", "backward", "cosummary", "forward", "span_state", "ssd"]
+
+
+def ssd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    table: ChunkTable,
+    initial: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Outputs ``[t, h, vd]`` in the dtype of ``v`` and the state ``[h, kd, vd]`` after the span.
+
+    Args:
+        q: ``[t, g, kd]`` queries (C of Mamba-2).
+        k: ``[t, g, kd]`` keys (B).
+        v: ``[t, h, vd]`` values; head i has key head ``i // (h / g)``.
+        decay: ``[t, h]`` log decays (<= 0).
+        table: chunks of 16, 32, 64 or 128 tokens; results do not depend on which.
+        initial: ``[h, kd, vd]`` that enters the first document; None for zero.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit, or a head size is below 16 or above 256.
+    """
+    if q.shape != k.shape or q.dtype != k.dtype:
+        raise ValueError(
+            f"queries are {list(q.shape)} in {q.dtype} and keys {list(k.shape)} in {k.dtype}: "
+            "make them alike"
+        )
+    return _ssd(q, k, v, decay, initial, *table)[:2]
+
+
+@torch.library.custom_op("lmtrain::ssd", mutates_args=())
+def _ssd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    initial: Tensor | None,
+    chunks: Tensor,
+    segments: Tensor,
+    documents: Tensor,
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Also the states that enter segments, which the backward pass keeps."""
+    return forward(q, k, v, decay, ChunkTable(chunks, segments, documents, size), initial)
+
+
+@_ssd.register_fake
+def _(
+    _: Tensor, k: Tensor, v: Tensor, __: Tensor, initial: Tensor | None, *table: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    state = v.shape[1], k.shape[2], v.shape[2]
+    entered = 0 if initial is None else 1
+    if is_cut(ChunkTable(*table)):
+        entered = table[1].shape[0]
+    final = v.new_empty(state, dtype=torch.float32)
+    return v.new_empty(v.shape), final, final.new_empty(entered, *state)
+
+
+@torch.library.custom_op("lmtrain::ssd_backward", mutates_args=())
+def _ssd_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    d_out: Tensor,
+    d_final: Tensor | None,
+    entering: Tensor,
+    chunks: Tensor,
+    segments: Tensor,
+    documents: Tensor,
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``q, k, v, decay, initial``."""
+    table = ChunkTable(chunks, segments, documents, size)
+    return backward(q, k, v, decay, d_out, table, entering, d_final)
+
+
+@_ssd_backward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    d_initial = v.new_empty(v.shape[1], k.shape[2], v.shape[2], dtype=torch.float32)
+    return *(x.new_empty(x.shape) for x in (q, k, v, decay)), d_initial
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, v, decay, initial, *tables, size = inputs
+    entering = output[2]
+    ctx.save_for_backward(q, k, v, decay, entering, *tables)
+    ctx.mark_non_differentiable(entering)
+    ctx.set_materialize_grads(False)
+    ctx.size, ctx.initial = size, None if initial is None else initial.dtype
+
+
+def _differentiate(
+    ctx: Any, d_out: Tensor | None, d_final: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    q, k, v, decay, entering, *tables = ctx.saved_tensors
+    d_out = torch.zeros_like(v) if d_out is None else d_out
+    *grads, d_initial = _ssd_backward(q, k, v, decay, d_out, d_final, entering, *tables, ctx.size)
+    d_initial = None if ctx.initial is None else d_initial.to(ctx.initial)
+    return *grads, d_initial, None, None, None, None
+
+
+_ssd.register_autograd(_differentiate, setup_context=_save)

@@ -61,13 +61,14 @@ def forward(
     grid = (segments * shapes.heads, triton.cdiv(shapes.value, launch["BLOCK"]))
     _forward[grid](
         q, k, v, decay, out, entering, final, table.chunks, table.segments, len(entering), segments,
+        shapes.tokens,
         GROUPS=shapes.groups, HEADS=shapes.heads, KEY=shapes.key, VALUE=shapes.value,
         PADDED_KEY=power_of_two(shapes.key), **launch,
     )  # fmt: skip
     return Outputs(out, final, entering)
 
 
-@triton.jit(do_not_specialize=["entered", "num_segments"])
+@triton.jit(do_not_specialize=["entered", "num_segments", "num_tokens"])
 def _forward(
     q,
     k,
@@ -80,6 +81,7 @@ def _forward(
     segments,
     entered,
     num_segments,
+    num_tokens,
     GROUPS: tl.constexpr,
     HEADS: tl.constexpr,
     KEY: tl.constexpr,
@@ -104,35 +106,26 @@ def _forward(
         S = tl.load(entering + at_state, mask=in_state, other=0.0)
 
     past = rows[:, None] >= rows[None, :]
-    before = start.to(tl.int64)
-    q += (before * GROUPS + group) * KEY
-    k += (before * GROUPS + group) * KEY
-    v += (before * HEADS + head) * VALUE
-    out += (before * HEADS + head) * VALUE
-    decay += before * HEADS + head
     for begin in range(start, stop, TILE):
-        left = tl.minimum(stop - begin, TILE)
+        token = tl.minimum(begin, num_tokens)
+        left = tl.minimum(stop - token, TILE)
+        key_row = (token.to(tl.int64) * GROUPS + group) * KEY
+        row = token.to(tl.int64) * HEADS + head
         near = nearest(rows, left)[:, None]
         at_key = near * (GROUPS * KEY) + wide
         at_value = near * (HEADS * VALUE) + columns
-        Q = load_rows(q, at_key, rows, wide, left, KEY, PADDED_KEY)
-        K = load_rows(k, at_key, rows, wide, left, KEY, PADDED_KEY)
-        total, whole = cumulate(decay, rows, left, HEADS)
+        Q = load_rows(q + key_row, at_key, rows, wide, left, KEY, PADDED_KEY)
+        K = load_rows(k + key_row, at_key, rows, wide, left, KEY, PADDED_KEY)
+        total, whole = cumulate(decay + row, rows, left, HEADS)
 
         O = dot(Q, S.to(Q.dtype)) * tl.exp2(total)[:, None]
         P = dot(Q, tl.trans(K))
         P *= tl.exp2(tl.minimum(total[:, None] - total[None, :], 0.0))
         P = tl.where(past, P, 0.0)
-        V = load_rows(v, at_value, rows, columns, left, VALUE, BLOCK)
+        V = load_rows(v + row * VALUE, at_value, rows, columns, left, VALUE, BLOCK)
         O = dot(P.to(V.dtype), V, O)
-        store_rows(out, at_value, rows, columns, left, O, VALUE, BLOCK)
+        store_rows(out + row * VALUE, at_value, rows, columns, left, O, VALUE, BLOCK)
         V_out = (V * tl.exp2(whole - total)[:, None]).to(V.dtype)
         S = dot(tl.trans(K), V_out, S * tl.exp2(whole))
-
-        q += TILE * GROUPS * KEY
-        k += TILE * GROUPS * KEY
-        v += TILE * HEADS * VALUE
-        out += TILE * HEADS * VALUE
-        decay += TILE * HEADS
     if segment == num_segments - 1:
         tl.store(final + head * KEY * VALUE + at_state, S, mask=in_state)

@@ -66,37 +66,28 @@ def enter_segments(
     Others are entered by zero. ``edge [h, kd, vd]`` enters the first document (in reverse the
     last); m is all segments where a document has several, else 1 with an edge and 0 without.
     """
-    if _cut(table):
+    if is_cut(table):
         return _enter_pieces(_summarize(x, y, decay, table, reverse=reverse), table, edge, reverse)
     if edge is None:
         return y.new_empty(0, y.shape[1], x.shape[2], y.shape[2], dtype=torch.float32)
-    return edge[None].float().contiguous()
+    return edge[None].to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def pass_states(
-    x: Tensor,
-    y: Tensor,
-    decay: Tensor,
-    table: ChunkTable,
-    entering: Tensor,
-    *,
-    tile: int,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
-    """``[n * size / tile, h, kd, vd]``: the state that enters each tile, in the dtype of ``x``.
+    k: Tensor, v: Tensor, decay: Tensor, table: ChunkTable, entering: Tensor, tile: int
+) -> Tensor:
+    """``[n * size / tile, h, kd, vd]``: the state entering each tile of a chunk; dtype of ``v``.
 
-    Tiles are ``tile`` tokens of a chunk, entered in the direction of the walk. And ``[h, kd, vd]``
-    fp32: the state that leaves the last segment (in reverse the first). ``entering`` as from
-    ``enter_segments``.
+    ``entering`` as from ``enter_segments``; what lies past the end of a short chunk is undefined.
     """
-    size = y.shape[1], x.shape[2], y.shape[2]
-    states = x.new_empty(len(table.chunks) * (table.size // tile), *size)
-    end = y.new_empty(1, *size, dtype=torch.float32)
-    _launch(x, y, decay, table, entering, states, end, tile=tile, reverse=reverse)
-    return states, end[0]
+    tiles = len(table.chunks) * (table.size // tile)
+    states = v.new_empty(tiles, v.shape[1], k.shape[2], v.shape[2])
+    _launch(k, v, decay, table, entering=entering, states=states, tile=tile, reverse=False)
+    return states
 
 
-def _cut(table: ChunkTable) -> bool:
+def is_cut(table: ChunkTable) -> bool:
+    """Whether a document has several segments."""
     return len(table.segments) > len(table.documents)
 
 
@@ -104,7 +95,7 @@ def _of_document(
     x: Tensor, y: Tensor, decay: Tensor, table: ChunkTable, *, reverse: bool
 ) -> Summary:
     """Of the last document (in reverse the first), as if it were one segment."""
-    if not _cut(table):
+    if not is_cut(table):
         edge = 0 if reverse else len(table.segments) - 1
         table = table._replace(segments=table.segments[edge : edge + 1])
         return _summarize(x, y, decay, table, reverse=reverse)
@@ -128,8 +119,9 @@ def _summarize(
     segments, heads = len(table.segments), y.shape[1]
     state = y.new_empty(segments, heads, x.shape[2], y.shape[2], dtype=torch.float32)
     transition = y.new_empty(segments, heads, dtype=torch.float32)
-    _launch(x, y, decay, table, None, None, state, transition, bounds, reverse=reverse)
-    return Summary(transition, state)
+    summary = Summary(transition, state)
+    _launch(x, y, decay, table, summary=summary, bounds=bounds, reverse=reverse)
+    return summary
 
 
 def _enter_pieces(pieces: Summary, table: ChunkTable, edge: Tensor | None, reverse: bool) -> Tensor:
@@ -145,14 +137,13 @@ def _launch(
     y: Tensor,
     decay: Tensor,
     table: ChunkTable,
-    entering: Tensor | None,
-    states: Tensor | None,
-    ends: Tensor,
-    transition: Tensor | None = None,
-    bounds: Tensor | None = None,
     *,
-    tile: int | None = None,
     reverse: bool,
+    summary: Summary | None = None,
+    bounds: Tensor | None = None,
+    entering: Tensor | None = None,
+    states: Tensor | None = None,
+    tile: int | None = None,
 ) -> None:
     shapes = Shapes.of(x, y, decay, table)
     launch = tuned("ssd_walk", y.device, **shapes.launch_key(y.dtype))
@@ -166,27 +157,27 @@ def _launch(
         triton.cdiv(shapes.key, launch["BLOCK_KEY"]),
     )
     _walk[grid](
-        *(x.contiguous(), y.contiguous(), decay.contiguous(), entering, states, ends, transition),
-        *(bounds, table.chunks, table.segments, 0 if entering is None else len(entering), segments),
+        *(x.contiguous(), y.contiguous(), decay.contiguous(), entering, states),
+        *(summary or (None, None)),
+        *(bounds, table.chunks, table.segments, 0 if entering is None else len(entering)),
         GROUPS=shapes.groups, HEADS=shapes.heads, KEY=shapes.key, VALUE=shapes.value,
         SIZE=table.size, REVERSE=reverse, **launch,
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["entered", "num_segments"])
+@triton.jit(do_not_specialize=["entered"])
 def _walk(
     x,
     y,
     decay,
     entering,
     states,
-    ends,
     transition,
+    ends,
     bounds,
     chunks,
     segments,
     entered,
-    num_segments,
     GROUPS: tl.constexpr,
     HEADS: tl.constexpr,
     KEY: tl.constexpr,
@@ -197,9 +188,9 @@ def _walk(
     BLOCK_KEY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One head, one tile of its state, one segment.
+    """One head, a block of its state, one segment.
 
-    With ``states`` it keeps what enters each tile; with ``transition`` the end of every segment.
+    Keeps ``states`` where each tile begins, or ``transition`` and ``ends`` of the whole segment.
     """
     segment, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
     if bounds is not None:  # noqa: SIM102
@@ -216,10 +207,8 @@ def _walk(
     in_state = state_mask(wide, columns, KEY, VALUE, BLOCK_KEY, BLOCK)
     S = tl.zeros([BLOCK_KEY, BLOCK], tl.float32)
     if entering is not None:
-        row = segment - num_segments + entered if REVERSE else segment
-        entering += (row.to(tl.int64) * HEADS + head) * KEY * VALUE
-        is_entered = (row >= 0) & (row < entered)
-        S = tl.load(entering + at_state, mask=in_state & is_entered, other=0.0)
+        entering += (segment * HEADS + head).to(tl.int64) * KEY * VALUE
+        S = tl.load(entering + at_state, mask=in_state & (segment < entered), other=0.0)
 
     tiles = (last - first) * (SIZE // TILE)
     number = tiles - 1 if REVERSE else 0
@@ -229,13 +218,12 @@ def _walk(
     y += (before * HEADS + head) * VALUE
     decay += before * HEADS + head
     if states is not None:
-        row = first.to(tl.int64) * (SIZE // TILE) + number
-        states += (row * HEADS + head) * KEY * VALUE
+        states += (first.to(tl.int64) * (SIZE // TILE) * HEADS + head) * KEY * VALUE
     log_transition = 0.0
     for _ in range(0, tiles):
         if states is not None:
             tl.store(states + at_state, S.to(states.dtype.element_ty), mask=in_state)
-            states += step * HEADS * KEY * VALUE
+            states += HEADS * KEY * VALUE
         left = tl.minimum(stop - start - number * TILE, TILE)  # none in a short chunk's last tiles
         near = nearest(rows, left)[:, None]
         X = load_rows(x, near * (GROUPS * KEY) + wide, rows, wide, left, KEY, BLOCK_KEY)
@@ -253,8 +241,6 @@ def _walk(
         tl.store(transition + segment * HEADS + head, tl.exp2(log_transition))
         ends += (segment * HEADS + head).to(tl.int64) * KEY * VALUE
         tl.store(ends + at_state, S, mask=in_state)
-    elif segment == (0 if REVERSE else num_segments - 1):
-        tl.store(ends + head * KEY * VALUE + at_state, S, mask=in_state)
 
 
 def _launch_scan(

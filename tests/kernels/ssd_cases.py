@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmtrain.layout import SequenceLayout
 from lmtrain.ops import reference
+from lmtrain_kernels.ssd import backward, forward
 from lmtrain_kernels.table import ChunkTable
 
 
@@ -33,21 +34,21 @@ class Case(NamedTuple):
 
 CASES = {
     "one document of odd length": Case((150,)),
-    "several documents": Case((1, 63, 70, 2, 64, 1), heads=4, continues=True),
+    "several documents": Case((1, 63, 70, 2, 64, 1), continues=True),
     "a key head for each value head": Case((90, 40), groups=2, continues=True),
     "grouped key heads": Case((70,), heads=4, groups=2),
     "many heads of one group": Case((40, 33), heads=8, key=16, value=16, continues=True),
     "strong decay": Case((100, 30), decay="strong", continues=True),
-    "weak decay": Case((190,), decay="weak", continues=True),
+    "weak decay": Case((150,), decay="weak", continues=True),
     "no decay": Case((130,), decay="none", continues=True),
-    "segments": Case((300, 65, 200), segment=2, decay="weak", key=16, continues=True),
-    "segments from nothing": Case((65, 270), segment=1, key=16, value=16),
+    "segments": Case((170, 32, 100), segment=2, size=32, decay="weak", key=16, continues=True),
+    "segments from nothing": Case((65, 140), segment=1, key=16, value=16),
     "one token": Case((1,), continues=True),
     "chunks of 128": Case((200, 30), size=128, continues=True),
     "chunks of 16": Case((50, 7), size=16, segment=2, continues=True),
     "odd head sizes": Case((70, 9), key=48, value=96, continues=True),
-    "wide keys": Case((67,), heads=1, key=256, value=64, continues=True),
-    "wide values": Case((66,), heads=1, key=64, value=256, continues=True),
+    "wide keys": Case((67,), heads=1, key=256, continues=True),
+    "wide values": Case((66,), heads=1, key=16, value=256, continues=True),
     "usual head sizes": Case((65,), heads=2, key=128, value=64, continues=True),
 }
 
@@ -101,6 +102,13 @@ def last_document(case: Case, inputs: Inputs) -> tuple[Case, Inputs]:
     return alone, Inputs(q, k, v, decay, None)
 
 
+def first_document(case: Case, inputs: Inputs) -> tuple[Case, Inputs]:
+    """The first document by itself, with what enters it."""
+    length = case.lengths[0]
+    q, k, v, decay = (x[:length] for x in inputs[:4])
+    return case._replace(lengths=(length,)), Inputs(q, k, v, decay, inputs.initial)
+
+
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """``||a - b|| / ||b||``; 0 / 0 is 0."""
     a, b = actual.detach().double().cpu(), expected.detach().double().cpu()
@@ -113,3 +121,25 @@ def _decay(kind: str, t: int, h: int) -> Tensor:
     if kind == "any":
         return -(10 ** (-5 + 6.5 * torch.rand(t, h)))
     return torch.full((t, h), {"weak": -1e-5, "none": 0.0}[kind])
+
+
+def of_bf16() -> None:
+    """Launches of Mamba-2 and of two wider shapes."""
+    for key, value in ((128, 64), (64, 64), (128, 128), (256, 64)):
+        launch(key, value, torch.bfloat16)
+
+
+def of_fp32() -> None:
+    """The same in fp32, which is for checks."""
+    for key, value in ((128, 64), (64, 64)):
+        launch(key, value, torch.float32)
+
+
+def launch(key: int, value: int, dtype: torch.dtype) -> None:
+    """Every kernel once; a document of two segments, 8 heads that share keys."""
+    q, v, decay = torch.zeros(256, 1, key), torch.zeros(256, 8, value), torch.zeros(256, 8)
+    q, v = q.to(dtype), v.to(dtype)
+    chunks = ChunkTable.build((256,), 64, segment=2)
+    initial = torch.zeros(8, key, value)
+    entering = forward(q, q, v, decay, chunks, initial).entering
+    backward(q, q, v, decay, v, chunks, entering, initial)

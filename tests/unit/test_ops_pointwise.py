@@ -67,8 +67,8 @@ def test_rms_norm() -> None:
 
 def test_norm_then_gate() -> None:
     compare(
-        lambda *x: norm_then_gate(*x, 1e-3),
-        lambda *x: reference.norm_then_gate(*x, 1e-3),
+        lambda x, gate, w: norm_then_gate(x, gate, w, 1e-3),
+        lambda x, gate, w: reference.norm_then_gate(x, gate, w, 1e-3),
         *(draw(7, 3, 6), draw(7, 3, 6), draw(6)),
     )
 
