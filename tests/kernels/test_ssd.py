@@ -80,7 +80,7 @@ def test_results_and_gradients(case: Case) -> None:
 
 @pytest.mark.parametrize("name", ["several documents", "chunks of 16"])
 def test_tiles_of_fp32(name: str) -> None:
-    small = CASES[name]._replace(lengths=(1, 40, 18), heads=2)
+    small = CASES[name]._replace(lengths=(1, 30))
     assert max(compare(small)) < TOLERANCE
 
 
@@ -92,10 +92,12 @@ def test_gradients_of_one_result(given: str) -> None:
 
 @pytest.mark.parametrize("decay", ["weak", "any", "strong"])
 def test_16_bits(decay: str) -> None:
-    """The decay's gradient too: it is a difference, which rounding could swallow."""
+    """The decay's gradient too: it is a difference, which rounding could swallow.
+
+    The interpreter multiplies no bf16, and fp16 has no room for what a strong decay leaves.
+    """
     dtype, most = (torch.float16, 3e-3) if DEVICE.type == "cpu" else (torch.bfloat16, 2e-2)
-    case = Case((150, 20), decay=decay, continues=True)  # the interpreter multiplies no bf16
-    assert max(compare(case, dtype=dtype)) < most
+    assert max(compare(Case((150, 20), decay=decay), dtype=dtype)) < most
 
 
 @pytest.mark.usefixtures("tiles_of_bf16")
