@@ -1,0 +1,315 @@
+"""Backends give what torch gives; what cannot run says so; a wrong kernel is found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import backend_cases
+import pytest
+import torch
+from backend_cases import (
+    GROUPS,
+    HEADS,
+    KEY,
+    LAYOUTS,
+    ROWS,
+    VALUE,
+    Given,
+    error,
+    inputs,
+    rule,
+)
+from cards import DEVICE
+from world import run
+
+from lmtrain.config import compose
+from lmtrain.layout import SequenceLayout
+from lmtrain.models.config import GatedDeltaNetConfig, Mamba2Config, MlpConfig, ModelConfig
+from lmtrain.models.decoder import Decoder
+from lmtrain.models.init import initialize
+from lmtrain.ops.backend import TORCH, Sizes, bind, describe, operations
+from lmtrain.ops.config import AttentionKind, Backend, OpsConfig, backend_problems, resolve
+from lmtrain.ops.self_check import check_kernels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lmtrain.config import RunConfig
+
+TOLERANCE = 1e-4
+RULES = ["ssd", "gated_delta"]
+SIZES = {
+    "gated_delta": Sizes("gated_delta", 1, 1, 16, 16, 4),
+    "ssd": Sizes("ssd", 1, 2, 16, 16, 4),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("name", RULES)
+def test_triton_rules_equal_those_of_torch(name: str, layout: SequenceLayout) -> None:
+    """Outputs, states and gradients, of all inputs and of the state that enters."""
+    given = [*inputs(name, len(layout)), torch.randn(HEADS, KEY, VALUE)]
+    cotangents = torch.randn(len(layout), HEADS, VALUE), torch.randn(HEADS, KEY, VALUE)
+    results = []
+    for backend, device in ((Backend.torch, torch.device("cpu")), (Backend.triton, DEVICE)):
+        leaves = [x.clone().to(device).requires_grad_() for x in given]
+        found = rule(backend, name).scan(tuple(leaves[:-1]), layout.to(device), leaves[-1])
+        d_found = [x.to(device) for x in cotangents]
+        grads = torch.autograd.grad(found, leaves, d_found, materialize_grads=True)
+        results.append([*found, *grads])
+    for expected, actual in zip(*results, strict=True):
+        assert error(actual.detach(), expected.detach()) < TOLERANCE
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("name", RULES)
+def test_triton_phases_equal_those_of_torch(name: str, layout: SequenceLayout) -> None:
+    """As a carry sees them: with summaries of the span, forward and backward."""
+    _compare_phases(name, layout)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_triton_phases_go_through_segments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents cut after every chunk, as where a card would stand idle."""
+    monkeypatch.setattr("lmtrain.ops.chunk_tables.segment_chunks", lambda *_: 1)
+    _compare_phases(name, SequenceLayout((0, 110, 120), 40, 120))
+
+
+def _compare_phases(name: str, layout: SequenceLayout) -> None:
+    given = inputs(name, len(layout))
+    initial, d_final = (torch.randn(HEADS, KEY, VALUE) for _ in range(2))
+    d_out, results = torch.randn(len(layout), HEADS, VALUE), []
+    for backend, device in ((Backend.torch, torch.device("cpu")), (Backend.triton, DEVICE)):
+        leaves = [x.clone().to(device).requires_grad_() for x in given]
+        carry = Given(initial.to(device), d_final.to(device))
+        out = rule(backend, name).scan(tuple(leaves), layout.to(device), carry=carry)[0]
+        grads = torch.autograd.grad(out, leaves, d_out.to(device))
+        assert carry.summary is not None
+        assert carry.cosummary is not None
+        results.append([out.detach(), *grads, *carry.summary, carry.cosummary])
+    for expected, actual in zip(*results, strict=True):
+        assert error(actual, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_triton_rules_step_as_they_scan(name: str) -> None:
+    ours, given = rule(Backend.triton, name), [x.to(DEVICE) for x in inputs(name, 5)]
+    out, final = ours.scan(tuple(given), SequenceLayout.of_lengths([5]).to(DEVICE))
+    state = torch.zeros_like(final)
+    for t in range(5):
+        here, state = ours.step(tuple(x[t] for x in given), state)
+        assert error(here, out[t].cpu()) < TOLERANCE
+    assert error(state, final.cpu()) < TOLERANCE
+
+
+def test_groups_share_their_keys() -> None:
+    assert HEADS > GROUPS
+
+
+@cache
+def carried() -> list[dict[tuple[str, ...], float]]:
+    return run(2, backend_cases.errors)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="two processes speak over gloo, on the host")
+@pytest.mark.parametrize("carry", ["lasp2", "zeco"])
+@pytest.mark.parametrize("name", RULES)
+def test_two_processes_equal_one(name: str, carry: str) -> None:
+    for row in ROWS:
+        assert [rank[name, row, carry] < TOLERANCE for rank in carried()] == [True, True]
+
+
+def model_config(pattern: str) -> ModelConfig:
+    return ModelConfig(
+        d_model=32,
+        n_layers=len(pattern),
+        pattern=pattern,
+        vocab_size=64,
+        mamba2=Mamba2Config(expand=1, head_dim=16, state_dim=16),
+        gated_deltanet=GatedDeltaNetConfig(key_heads=1, value_heads=2, key_dim=16, value_dim=16),
+        mlp=MlpConfig(hidden=32),
+    )
+
+
+def built(pattern: str, backend: Backend, device: torch.device = DEVICE) -> Decoder:
+    model = Decoder(model_config(pattern))
+    initialize(model, seed=0)
+    model.to(device)
+    bind(model, OpsConfig(backend=backend), device, torch.float32)
+    return model
+
+
+@pytest.mark.parametrize("backend", [Backend.triton, Backend.reference])
+def test_a_model_computes_the_same(backend: Backend) -> None:
+    layout, tokens = SequenceLayout.of_lengths([40, 1, 29]), torch.randint(64, (70,))
+    losses, gradients = [], []
+    for kind, device in ((Backend.torch, torch.device("cpu")), (backend, DEVICE)):
+        model = built("GM", kind, device)
+        total = model(tokens.to(device), layout.to(device), tokens.to(device)).total
+        total.backward()
+        losses.append(total.item())
+        gradients.append({n: p.grad.cpu() for n, p in model.named_parameters()})  # type: ignore[union-attr]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, expected in gradients[0].items():
+        assert error(gradients[1][name], expected) < 1e-3, name
+
+
+@pytest.mark.parametrize("backend", [Backend.triton, Backend.reference])
+def test_a_model_reads_token_by_token_what_it_reads_at_once(backend: Backend) -> None:
+    model, tokens = built("GM", backend), torch.randint(64, (9,), device=DEVICE)
+    at_once, _ = model.extend(tokens, model.initial_states())
+    first, state = model.extend(tokens[:6], model.initial_states())
+    rows = [first]
+    for token in tokens[6:]:
+        row, state = model.extend(token[None], state)
+        rows.append(row)
+    assert error(torch.cat(rows), at_once.cpu()) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="graphs of the interpreter")
+@pytest.mark.parametrize("pattern", ["G", "M"])
+def test_a_block_compiles_to_one_graph_for_all_documents(pattern: str) -> None:
+    """Tables of other lengths are other sizes of the same graph, once a second one was seen."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    model = built(pattern, Backend.triton)
+    block, counter = model.blocks[0], CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(block.forward, fullgraph=True, backend=counter)  # type: ignore[arg-type]
+    torch._dynamo.reset()  # what it learnt of the other pattern
+    for lengths in ([12, 8], [5, 7, 8], [4, 3, 6, 7]):
+        layout, results = SequenceLayout.of_lengths(lengths), []
+        x, d_out = torch.randn(20, 32, requires_grad=True), torch.randn(20, 32)
+        for run_block in (block, compiled):  # the first also derives what the graph reads
+            out = run_block(x, layout)
+            grads = torch.autograd.grad(out, [x, *block.parameters()], d_out)
+            results.append([out.detach(), *grads])
+        for expected, actual in zip(*results, strict=True):
+            assert error(actual, expected) < TOLERANCE
+    assert counter.frame_count <= 2
+
+
+def test_auto_takes_triton_from_compute_capability_8_on() -> None:
+    assert resolve(Backend.auto, None) is Backend.torch
+    assert resolve(Backend.auto, 75) is Backend.torch
+    assert resolve(Backend.auto, 80) is Backend.triton
+    assert resolve(Backend.fla, None) is Backend.fla
+
+
+@pytest.mark.parametrize(
+    ("backend", "card", "told"),
+    [
+        (Backend.triton, 75, "ops.backend=triton needs compute capability 8.0, this card has 7.5"),
+        (Backend.fla, 90, "ops.backend=fla, but fla is not installed: pip install 'lmtrain[fla]'"),
+        (Backend.flash_qla, 90, "but flash_qla is not installed: pip install 'lmtrain[flash_qla]'"),
+    ],
+)
+def test_what_cannot_run_says_so(
+    backend: Backend, card: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmtrain.ops.config.find_spec", lambda name: name == "triton" or None)
+    [problem] = backend_problems(backend, card)
+    assert told in problem
+    assert "say ops.backend=torch" in problem
+
+
+def test_triton_needs_a_card_or_its_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backend_problems(Backend.triton, None) == []
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert backend_problems(Backend.triton, None) == [
+        "ops.backend=triton needs CUDA, and there is none: say ops.backend=torch"
+    ]
+
+
+def test_a_run_is_refused_before_it_starts(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Key, value and remedy of what the mixers cannot be computed with."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    here = [*tiny, "engine.device=cpu"]
+
+    def told(*overrides: str) -> list[str]:
+        config: RunConfig = compose([*here, *overrides])
+        return config.check(config.parallel.sequence)
+
+    assert told() == []
+    assert told("ops.backend=reference") == []
+    assert told("ops.backend=triton", "model.pattern=A") == []
+    assert told("ops.backend=triton", "model.pattern=GA") == []
+    assert told("ops.backend=triton", "model.pattern=GA", "model.gated_deltanet.key_dim=8") == [
+        "model.gated_deltanet.key_dim=8 is not between 16 and 256, as ops.backend=triton needs: "
+        "change it, or say ops.backend=torch"
+    ]
+    shared = ("parallel.sequence=2", "model.pattern=GA", "train.tokens_per_step=512")
+    [problem] = told("ops.backend=reference", *shared)
+    assert "say parallel.strategy.G=ulysses, or ops.backend=torch" in problem
+    assert told("ops.backend=reference", *shared, "parallel.strategy.G=ulysses") == []
+    [problem] = told("ops.attention=varlen")
+    assert problem == "ops.attention=varlen needs CUDA, and there is none: say ops.attention=sdpa"
+    [problem] = told("ops.flash=fa3")
+    assert "say ops.flash=torch" in problem
+
+
+def test_the_reference_takes_no_carried_state() -> None:
+    given, state = inputs("ssd", 4), torch.zeros(HEADS, KEY, VALUE)
+    with pytest.raises(ValueError, match=r"ops.backend=reference takes no state"):
+        rule(Backend.reference, "ssd").scan(
+            tuple(given), SequenceLayout.of_lengths([4]), carry=Given(state, state)
+        )
+
+
+def test_the_log_says_who_computes() -> None:
+    cpu = torch.device("cpu")
+    line = describe(OpsConfig(), cpu)
+    assert f"by torch {torch.__version__} (ops.backend=auto)" in line
+    assert "token by token" in describe(OpsConfig(backend=Backend.reference), cpu)
+    with pytest.raises(ValueError, match="say ops.attention=sdpa"):
+        describe(OpsConfig(attention=AttentionKind.varlen), cpu)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_right_kernels_pass_their_self_check(name: str) -> None:
+    check_kernels(operations(Backend.triton), SIZES[name], DEVICE, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", RULES)
+def test_torch_passes_the_self_check(name: str, dtype: torch.dtype) -> None:
+    check_kernels(TORCH, SIZES[name], torch.device("cpu"), dtype)
+
+
+def test_a_wrong_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decay of one kernel has the wrong sign."""
+    from lmtrain.ops import triton_delta
+
+    right = triton_delta.gated_delta
+
+    def wrong(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, *rest: Any) -> Any:
+        return right(q, k, v, -0.1 * decay, *rest)
+
+    monkeypatch.setattr(triton_delta, "gated_delta", wrong)
+    spoiled = replace(operations(Backend.triton), by="triton, spoiled")
+    with pytest.raises(RuntimeError) as refused:
+        check_kernels(spoiled, SIZES["gated_delta"], DEVICE, torch.float32)
+    told = str(refused.value)
+    assert told.startswith("gated_delta by triton, spoiled is wrong on ")
+    assert f"torch {torch.__version__}" in told
+    assert "ops.backend=torch" in told
+
+
+@pytest.mark.parametrize("part", ["short_conv", "gate_then_norm"])
+def test_a_wrong_gradient_is_refused(part: str) -> None:
+    """Outputs are right, and what comes back is one percent too large."""
+
+    def grown(x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        y = getattr(TORCH, part)(x, *rest, **named)
+        return y + 0.01 * (y - y.detach())
+
+    spoiled = replace(TORCH, **{part: grown}, by=f"{part} spoiled")
+    with pytest.raises(RuntimeError, match="gradient of input 0 is off by 0.01"):
+        check_kernels(spoiled, SIZES["ssd"], torch.device("cpu"), torch.float32)
