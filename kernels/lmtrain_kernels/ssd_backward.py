@@ -145,7 +145,8 @@ def _gradients(
 ):
     """One tile, ``share`` heads of one group. Keys go down the rows of all that is between tokens.
 
-    ``dQ, dK`` are kept transposed: they have rows enough for all warps.
+    ``dQ, dK`` are kept transposed: they have rows enough for all warps. The decay of token t gets
+    the gain of queries from t on, the loss of keys before t, and what passes through the tile.
     """
     split, group = tl.program_id(0) % splits, tl.program_id(0) // splits % GROUPS
     tile = tl.program_id(0) // splits // GROUPS
@@ -170,7 +171,7 @@ def _gradients(
     for done in range(0, share * blocks):
         block = done % blocks
         head = group * (HEADS // GROUPS) + split * share
-        head += tl.minimum(done // blocks, num_tokens)  # no pointer counts along: see ``nearest``
+        head += tl.minimum(done // blocks, num_tokens + HEADS)  # itself: see ``nearest``
         row = start * HEADS + head
         columns = block * BLOCK + tl.arange(0, BLOCK)
         at_value = row * VALUE + rows[:, None] * (HEADS * VALUE) + columns

@@ -107,7 +107,7 @@ def _forward(
 
     past = rows[:, None] >= rows[None, :]
     for begin in range(start, stop, TILE):
-        token = tl.minimum(begin, num_tokens)
+        token = tl.minimum(begin, num_tokens)  # itself: see ``nearest``
         left = tl.minimum(stop - token, TILE)
         key_row = (token.to(tl.int64) * GROUPS + group) * KEY
         row = token.to(tl.int64) * HEADS + head

@@ -131,7 +131,7 @@ def _walk_back(
     tiles = (last - first) * (SIZE // TILE)
     d_states += (first.to(tl.int64) * (SIZE // TILE) * HEADS + head) * KEY * VALUE
     for done in range(0, tiles):
-        tile = tl.minimum(tiles - 1 - done, num_tokens)
+        tile = tl.minimum(tiles - 1 - done, num_tokens + SIZE)  # itself: see ``nearest``
         token = start + tile * TILE
         left = tl.minimum(stop - token, TILE)  # none in the last tiles of a short chunk
         key_row = (token.to(tl.int64) * GROUPS + group) * KEY

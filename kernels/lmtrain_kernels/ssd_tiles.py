@@ -98,8 +98,9 @@ def dot(a, b, acc=None):
 def nearest(rows, left):
     """``rows``, those past ``left`` moved to the last of them.
 
-    Offsets made of these are no affine function of a loop's counter. LLVM would give each vector of
-    an affine tile an address of its own to count up, and a walk has no registers for forty of them.
+    Offsets made of these are no affine function of a loop's counter, and neither is the least of
+    the counter and a bound it never reaches. LLVM would give each vector of an affine tile an
+    address of its own to count up, and a walk has no registers for forty of them.
     """
     return tl.maximum(tl.minimum(rows, left - 1), 0)
 

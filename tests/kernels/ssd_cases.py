@@ -43,7 +43,7 @@ CASES = {
     "no decay": Case((130,), decay="none", continues=True),
     "segments": Case((90, 30, 50), segment=2, size=16, decay="weak", key=16, continues=True),
     "segments from nothing": Case((65, 140), segment=1, key=16, value=16),
-    "one token": Case((1,), continues=True),
+    "one token": Case((1,), heads=8, key=16, value=16, continues=True),
     "chunks of 128": Case((200, 30), size=128, continues=True),
     "chunks of 16": Case((50, 7), size=16, segment=2, continues=True),
     "odd head sizes": Case((70, 9), key=48, value=96, continues=True),
