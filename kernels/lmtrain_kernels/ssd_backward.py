@@ -16,12 +16,12 @@ import torch
 import triton
 import triton.language as tl
 
+from lmtrain_kernels.dots import add_dot, dot
 from lmtrain_kernels.ssd_reverse import walk_back
 from lmtrain_kernels.ssd_segments import enter_segments, pass_states
 from lmtrain_kernels.ssd_tiles import (
     Shapes,
     cumulate,
-    dot,
     load_rows,
     multiprocessors,
     power_of_two,
@@ -187,11 +187,11 @@ def _gradients(
         dS = tl.load(d_states + at_state, mask=in_state, other=0.0)
         if WANT_K:
             V_out = (V * tl.exp2(whole - total)[:, None]).to(V.dtype)
-            dK = dot(dS, tl.trans(V_out), dK)
+            dK = add_dot(dK, dS, tl.trans(V_out))
         if WANT_Q:
             S = tl.load(states + at_state, mask=in_state, other=0.0)
             dO_in = (dO * tl.exp2(total)[:, None]).to(dO.dtype)
-            dQ = dot(S, tl.trans(dO_in), dQ)
+            dQ = add_dot(dQ, S, tl.trans(dO_in))
             gain, loss = tl.sum(dot(Q, S) * dO, 1) * tl.exp2(total), tl.zeros([TILE], tl.float32)
             through = tl.sum(S.to(tl.float32) * dS.to(tl.float32)) * tl.exp2(whole)
             at = head.to(tl.int64) * num_tokens + start + rows
@@ -209,8 +209,8 @@ def _gradients(
     key_row = ((split.to(tl.int64) * num_tokens + start) * GROUPS + group) * KEY
     if WANT_Q:
         K = load_rows(k + (start * GROUPS + group) * KEY, at_key, rows, wide, left, KEY, PADDED_KEY)
-        dQ = dot(tl.trans(K), dQK.to(K.dtype), dQ)
+        dQ = add_dot(dQ, tl.trans(K), dQK.to(K.dtype))
         store_rows(d_q + key_row, at_key, rows, wide, left, tl.trans(dQ), KEY, PADDED_KEY)
     if WANT_K:
-        dK = dot(tl.trans(Q), tl.trans(dQK).to(Q.dtype), dK)
+        dK = add_dot(dK, tl.trans(Q), tl.trans(dQK).to(Q.dtype))
         store_rows(d_k + key_row, at_key, rows, wide, left, tl.trans(dK), KEY, PADDED_KEY)

@@ -11,11 +11,11 @@ import torch
 import triton
 import triton.language as tl
 
+from lmtrain_kernels.dots import add_dot, dot
 from lmtrain_kernels.ssd_segments import enter_segments
 from lmtrain_kernels.ssd_tiles import (
     Shapes,
     cumulate,
-    dot,
     load_rows,
     nearest,
     power_of_two,
@@ -123,9 +123,9 @@ def _forward(
         P *= tl.exp2(tl.minimum(total[:, None] - total[None, :], 0.0))
         P = tl.where(past, P, 0.0)
         V = load_rows(v + row * VALUE, at_value, rows, columns, left, VALUE, BLOCK)
-        O = dot(P.to(V.dtype), V, O)
+        O = add_dot(O, P.to(V.dtype), V)
         store_rows(out + row * VALUE, at_value, rows, columns, left, O, VALUE, BLOCK)
         V_out = (V * tl.exp2(whole - total)[:, None]).to(V.dtype)
-        S = dot(tl.trans(K), V_out, S * tl.exp2(whole))
+        S = add_dot(S * tl.exp2(whole), tl.trans(K), V_out)
     if segment == num_segments - 1:
         tl.store(final + head * KEY * VALUE + at_state, S, mask=in_state)

@@ -15,10 +15,10 @@ import torch
 import triton
 import triton.language as tl
 
+from lmtrain_kernels.dots import add_dot, dot
 from lmtrain_kernels.ssd_tiles import (
     Shapes,
     cumulate,
-    dot,
     load_rows,
     nearest,
     power_of_two,
@@ -156,9 +156,9 @@ def _walk_back(
         M = dot(V, tl.trans(dO)) * P
         M = tl.where(rows[:, None] < rows[None, :], M, 0.0)  # what a token gives itself cancels
         tl.store(taken + column + rows, tl.sum(M, 0) - tl.sum(M, 1), mask=rows < left)
-        dV = dot(P.to(dO.dtype), dO, dV)
+        dV = add_dot(dV, P.to(dO.dtype), dO)
         store_rows(d_v + row * VALUE, at_value, rows, columns, left, dV, VALUE, BLOCK)
         dO_in = (dO * tl.exp2(total)[:, None]).to(dO.dtype)
-        dS = dot(tl.trans(Q), dO_in, dS * tl.exp2(whole))
+        dS = add_dot(dS * tl.exp2(whole), tl.trans(Q), dO_in)
     if segment == 0:
         tl.store(d_initial + head * KEY * VALUE + at_state, dS, mask=in_state)

@@ -16,10 +16,10 @@ import torch
 import triton
 import triton.language as tl
 
+from lmtrain_kernels.dots import add_dot
 from lmtrain_kernels.ssd_tiles import (
     Shapes,
     cumulate,
-    dot,
     load_rows,
     nearest,
     power_of_two,
@@ -88,7 +88,7 @@ def pass_states(
 
 def is_cut(table: ChunkTable) -> bool:
     """Whether a document has several segments."""
-    return len(table.segments) > len(table.documents)
+    return table.segments.shape[0] > table.documents.shape[0]  # len() would fix both in a graph
 
 
 def _of_document(
@@ -230,7 +230,7 @@ def _walk(
         Y = load_rows(y, near * (HEADS * VALUE) + columns, rows, columns, left, VALUE, BLOCK)
         total, whole = cumulate(decay, rows, left, HEADS)
         reach = tl.exp2(total) if REVERSE else tl.exp2(whole - total)
-        S = dot(tl.trans(X), (Y * reach[:, None]).to(Y.dtype), S * tl.exp2(whole))
+        S = add_dot(S * tl.exp2(whole), tl.trans(X), (Y * reach[:, None]).to(Y.dtype))
         log_transition += whole
         number += step
         x += step * TILE * GROUPS * KEY

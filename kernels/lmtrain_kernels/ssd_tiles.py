@@ -89,12 +89,6 @@ def multiprocessors(device: torch.device) -> int:
 
 
 @triton.jit
-def dot(a, b, acc=None):
-    """``a b + acc``; exact products, summed in fp32, whatever the operands."""
-    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=tl.float32)
-
-
-@triton.jit
 def nearest(rows, left):
     """``rows``, those past ``left`` moved to the last of them.
 
