@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.table import Table
 
-from lmtrain.config import Precision, Remat, RunConfig, require
+from lmtrain.config import RunConfig, require
 from lmtrain.data.sources import open_data
 from lmtrain.inspect_parallel import describe, planned
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.pattern import LETTERS
+from lmtrain.settings.engine import Precision, Remat
 
 if TYPE_CHECKING:
     from lmtrain.data.config import DataConfig

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
 
-from lmtrain.config import Device, Precision
 from lmtrain.layout import SequenceLayout
 from lmtrain.parallel.links import known
 from lmtrain.planner import planner
+from lmtrain.settings.engine import Device, Precision
 from lmtrain.shapes import layers
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lmtrain.config import Remat
 from lmtrain.models.mixers.attention import Attention
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
@@ -25,6 +24,7 @@ from lmtrain.parallel.ring import ring
 from lmtrain.parallel.strategy import Strategy
 from lmtrain.parallel.ulysses import ulysses
 from lmtrain.parallel.zeco import Zeco
+from lmtrain.settings.engine import Remat
 
 if TYPE_CHECKING:
     from torch import Tensor

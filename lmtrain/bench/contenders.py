@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from lmtrain.bench.config import BenchConfig, BenchDevice, BenchKind
-from lmtrain.config import Remat, config_dir, read
+from lmtrain.config import config_dir, read
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.config import AttentionConfig, GatedDeltaNetConfig, MlpConfig, ModelConfig
@@ -19,6 +19,7 @@ from lmtrain.models.init import initialize
 from lmtrain.ops.backend import bind, capability
 from lmtrain.ops.config import Backend, backend_problems
 from lmtrain.parallelize import rematerialize
+from lmtrain.settings.engine import Remat
 
 if TYPE_CHECKING:
     from pathlib import Path

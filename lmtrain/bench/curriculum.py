@@ -23,7 +23,7 @@ from rich.table import Table
 from lmtrain.bench.config import BenchConfig, BenchDevice
 from lmtrain.bench.record import write_record
 from lmtrain.bench.turns import take_turns, timed
-from lmtrain.config import Remat, config_dir, read, require
+from lmtrain.config import config_dir, read, require
 from lmtrain.data.config import DataConfig
 from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName, ViewName
 from lmtrain.data.plan import Plan
@@ -35,6 +35,7 @@ from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.ops.backend import bind
 from lmtrain.parallelize import rematerialize
+from lmtrain.settings.engine import Remat
 
 if TYPE_CHECKING:
     from lmtrain.batch import Batch

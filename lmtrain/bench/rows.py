@@ -23,7 +23,7 @@ from lmtrain.bench.memory import memory_meter
 from lmtrain.bench.parallel import sized
 from lmtrain.bench.record import write_record
 from lmtrain.bench.world import alone, joined, now, ranks_per_host, slowest
-from lmtrain.config import Remat, require
+from lmtrain.config import require
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
@@ -37,6 +37,7 @@ from lmtrain.parallel.mesh import SequenceMesh
 from lmtrain.parallel.strategy import Strategy
 from lmtrain.parallelize import rematerialize, share_rows
 from lmtrain.planner import planner
+from lmtrain.settings.engine import Remat
 
 if TYPE_CHECKING:
     from lmtrain.bench.config import BenchConfig

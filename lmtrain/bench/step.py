@@ -173,7 +173,7 @@ def _answer(pipe: Connection, name: str, length: int, config: BenchConfig) -> No
     import torch
 
     from lmtrain.bench.contenders import VOCABULARY, builders
-    from lmtrain.config import Precision
+    from lmtrain.settings.engine import Precision
     from lmtrain.train.report import peak_flops
 
     if config.threads:

@@ -12,17 +12,20 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from lmtrain.config import Device, GenerateConfig, read, require
+from lmtrain.config import read, require
 from lmtrain.data.tokenize import encode, end_of_text, load_tokenizer, vocab_size
 from lmtrain.models.decoder import Decoder
 from lmtrain.ops.backend import bind
 from lmtrain.ops.config import OpsConfig
+from lmtrain.settings.engine import Device
 from lmtrain.train.checkpoint import find
 from lmtrain.train.engine import choose_device
 from lmtrain.train.tensors import model_tensors, read_tensors
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+    from lmtrain.settings.generate import GenerateConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from lmtrain.config import Device, EngineConfig, EngineKind, Precision
 from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallel.mesh import Place, SequenceMesh
 from lmtrain.parallel.strategy import Strategy
 from lmtrain.parallelize import rematerialize, reshard, shard, share_rows
 from lmtrain.planner import planner
+from lmtrain.settings.engine import Device, EngineConfig, EngineKind, Precision
 from lmtrain.train.invariants import check_finite, local, materialize
 from lmtrain.train.tensors import (
     model_tensors,

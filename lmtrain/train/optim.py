@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from torch import nn
 
-    from lmtrain.config import OptimConfig
+    from lmtrain.settings.optim import OptimConfig
 
 DECAYS = {
     "embedding": False,  # rows of rare tokens would shrink without being read

@@ -10,13 +10,17 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from lmtrain.config import LoggingSection, Precision, RunConfig, flat
+from lmtrain.config import RunConfig, flat
+from lmtrain.settings.engine import Precision
+
+if TYPE_CHECKING:
+    from lmtrain.settings.logging import LoggingSection
 
 PEAK_FLOPS = {
     "A100": 312e12,

@@ -11,9 +11,10 @@ from lmtrain.evaluate.generate import Sampling, Writer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lmtrain.config import Device, SamplesSection
     from lmtrain.data.sources import Corpus
     from lmtrain.ops.config import OpsConfig
+    from lmtrain.settings.engine import Device
+    from lmtrain.settings.generate import SamplesSection
 
 
 def write_samples(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import cos, pi
 
-from lmtrain.config import OptimConfig, Schedule
+from lmtrain.settings.optim import OptimConfig, Schedule
 
 
 def learning_rate(step: int, *, steps: int, optim: OptimConfig) -> float:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmtrain.config import Device, EngineConfig, Remat, RunConfig, compose
+from lmtrain.config import RunConfig, compose
 from lmtrain.models.decoder import Decoder
+from lmtrain.settings.engine import Device, EngineConfig, Remat
 from lmtrain.train import checkpoint
 from lmtrain.train.checkpoint import State
 from lmtrain.train.engine import LocalEngine

@@ -9,23 +9,13 @@ import torch
 from hydra.errors import HydraException
 
 from lmtrain import config as configuration
-from lmtrain.config import (
-    Device,
-    EngineConfig,
-    GenerateConfig,
-    LoggingSection,
-    OptimConfig,
-    RunConfig,
-    RunSection,
-    Schedule,
-    TrainSection,
-    compose,
-    flat,
-    read,
-    require,
-    to_yaml,
-)
+from lmtrain.config import RunConfig, compose, flat, read, require, to_yaml
 from lmtrain.models.config import ModelConfig
+from lmtrain.settings.engine import Device, EngineConfig
+from lmtrain.settings.generate import GenerateConfig
+from lmtrain.settings.logging import LoggingSection
+from lmtrain.settings.optim import OptimConfig, Schedule
+from lmtrain.settings.run import RunSection, TrainSection
 
 if TYPE_CHECKING:
     from pathlib import Path

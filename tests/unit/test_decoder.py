@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmtrain.config import Remat
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.config import MlpConfig, MlpKind, ModelConfig, NormConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.parallelize import rematerialize
+from lmtrain.settings.engine import Remat
 
 WORDS = ["A", "W", "M", "G", "GWMA", "gwma-", "[AM][GW]", "[am]-"]
 LENGTHS = [1, 37, 1, 1, 80, 64, 3]

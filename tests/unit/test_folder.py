@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lmtrain.config import OptimConfig, RunConfig, RunSection, compose, read, to_yaml
+from lmtrain.config import RunConfig, compose, read, to_yaml
+from lmtrain.settings.optim import OptimConfig
+from lmtrain.settings.run import RunSection
 from lmtrain.train.folder import RunFolder
 from lmtrain.train.trainer import open_run
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from lmtrain.config import Device, EngineConfig, compose
+from lmtrain.config import compose
 from lmtrain.data.tokenize import bytes_tokenizer
 from lmtrain.evaluate import generate as module
 from lmtrain.evaluate.generate import Sampling, Writer, draw, next_tokens
 from lmtrain.layout import SequenceLayout
+from lmtrain.settings.engine import Device, EngineConfig
 from lmtrain.train.engine import LocalEngine
 from lmtrain.train.trainer import birth
 

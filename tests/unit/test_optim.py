@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmtrain.config import OptimConfig, compose
+from lmtrain.config import compose
 from lmtrain.models.decoder import Decoder
+from lmtrain.settings.optim import OptimConfig
 from lmtrain.train.optim import build_optimizer
 
 

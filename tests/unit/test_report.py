@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from lmtrain.config import LoggingSection, Precision, RunConfig, RunSection, WandbMode
+from lmtrain.config import RunConfig
+from lmtrain.settings.engine import Precision
+from lmtrain.settings.logging import LoggingSection, WandbMode
+from lmtrain.settings.run import RunSection
 from lmtrain.train import report
 from lmtrain.train.report import Metrics, StepReport, Terminal, ValidationReport, observers
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmtrain.config import OptimConfig, Schedule
+from lmtrain.settings.optim import OptimConfig, Schedule
 from lmtrain.train.schedule import learning_rate
 
 CURVES = st.builds(

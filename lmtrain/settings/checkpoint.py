@@ -1,0 +1,30 @@
+"""What is kept to continue from, and how a run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmtrain.settings.checks import positive
+
+
+@dataclass(kw_only=True)
+class CheckpointSection:
+    """What is kept to continue from."""
+
+    every: int | None = 100
+    """Steps between checkpoints; null writes one at the end only."""
+    keep: int | None = 2
+    """How many of the newest stay; null keeps all."""
+
+    def check(self) -> list[str]:
+        """Every problem, each a sentence with key, value and remedy."""
+        return positive({"checkpoint.every": self.every, "checkpoint.keep": self.keep})
+
+
+@dataclass(kw_only=True)
+class ResumeSection:
+    """How a run goes on from its checkpoint."""
+
+    replan: bool = False
+    """Go on with other data, weights, curriculum or tokens of a step: a new plan uses what the old
+    one left of every source and length; false refuses such changes."""

@@ -1,0 +1,71 @@
+"""Text from a checkpoint: during a run's end, and by the verb."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lmtrain.ops.config import OpsConfig
+from lmtrain.settings.checks import positive, sampling
+from lmtrain.settings.engine import Device, EngineConfig
+
+
+@dataclass(kw_only=True)
+class SamplesSection:
+    """Texts written at the end of the training, into ``samples/``."""
+
+    count: int = 2
+    """How many; 0 writes none."""
+    tokens: int = 120
+    """New tokens of each."""
+    prompt: str | None = None
+    """Text to continue; null takes the openings of validation documents."""
+    prompt_tokens: int = 24
+    """Length of such an opening."""
+    temperature: float = 0.8
+    """Divides the logits; 0 always takes the likeliest token."""
+    top_p: float = 0.95
+    """Draw from the smallest set of tokens with this much probability."""
+
+    def check(self) -> list[str]:
+        """Every problem, each a sentence with key, value and remedy."""
+        counts = {"samples.tokens": self.tokens, "samples.prompt_tokens": self.prompt_tokens}
+        return [*positive(counts), *sampling(self.temperature, self.top_p, prefix="samples.")]
+
+
+@dataclass(kw_only=True)
+class GenerateConfig:
+    """Text from a checkpoint."""
+
+    checkpoint: str | None = None
+    """A run folder (its latest checkpoint) or one checkpoint folder."""
+    prompt: str = "\n"
+    """Text to continue."""
+    tokens: int = 200
+    """New tokens at most."""
+    count: int = 1
+    """How many texts."""
+    temperature: float = 0.8
+    """Divides the logits before drawing."""
+    top_p: float = 0.95
+    """Draw from the smallest set of tokens with this much probability."""
+    greedy: bool = False
+    """Always take the likeliest token."""
+    seed: int = 0
+    """Decides the draws."""
+    device: Device = Device.auto
+    """Where to compute."""
+    ops: OpsConfig = field(default_factory=OpsConfig)
+    """What computes."""
+
+    def check(self) -> list[str]:
+        """Every problem, each a sentence with key, value and remedy."""
+        missing = "checkpoint is not set: say checkpoint=runs/default, or another run folder"
+        silent = "prompt is empty, and documents have no opening token: give it a character"
+        return [
+            *([missing] if self.checkpoint is None else []),
+            *([silent] if not self.prompt else []),
+            *positive({"tokens": self.tokens, "count": self.count}),
+            *sampling(self.temperature, self.top_p),
+            *EngineConfig(device=self.device).check(),
+            *self.ops.check(EngineConfig(device=self.device).capability()),
+        ]
