@@ -1,9 +1,9 @@
 """Compiles what a launch would compile, for cards that are not here, and reads what came out.
 
 Runs as a script in a process of its own, since the interpreter must be off and the driver is
-replaced: ``python ahead_of_time.py MODULE FUNCTION CARD...`` imports MODULE from this folder, calls
+replaced: ``python ahead_of_time.py MODULE FUNCTION CARD`` imports MODULE from this folder, calls
 ``FUNCTION()``, which calls public operations on CPU tensors, and prints one JSON line for each
-kernel and card: name, card, registers, spilled bytes, shared bytes, tensor-core instructions.
+kernel: name, card, registers, spilled bytes, shared bytes, tensor-core instructions.
 """
 
 from __future__ import annotations
@@ -25,12 +25,10 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that a program may have (CUDA C++ Programming Guide, table 30)."""
 
 
-def compiled(
-    module: str, function: str, cards: tuple[int, ...] = CARDS, timeout: float = 600
-) -> list[dict[str, Any]]:
-    """What ``function()`` of ``module`` in this folder launches, compiled for each of ``cards``."""
+def compiled(module: str, function: str, card: int, timeout: float = 600) -> list[dict[str, Any]]:
+    """What ``function()`` of ``module`` in this folder launches, compiled for ``card``."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, __file__, module, function, *map(str, cards)]
+    command = [sys.executable, __file__, module, function, str(card)]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -136,12 +134,11 @@ def _constants(kernel: Any) -> dict[str, Any]:
 
 
 def _main() -> None:
-    module, function, *cards = sys.argv[1:]
+    module, function, card = sys.argv[1:]
     sys.path.insert(0, str(Path(__file__).parent))
     call = getattr(import_module(module), function)
-    for card in map(int, cards):
-        for kernel in _compile(call, card):
-            print(json.dumps(_describe(kernel, card)), flush=True)
+    for kernel in _compile(call, int(card)):
+        print(json.dumps(_describe(kernel, int(card))), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ahead_of_time import compiled, problems
-from cards import DEVICE
+from cards import DEVICE, each_card
 from delta_inputs import CASES, Case, Inputs, draw, layout, phases, relative_error, table
 from torch import Tensor
 
@@ -207,7 +207,8 @@ def test_what_is_refused(size: int, groups: int, dtype: torch.dtype, says: str) 
         ("fp32", set()),
     ],
 )
-def test_every_launch_fits_a_card(case: str, dots: set[str]) -> None:
-    kernels = compiled("delta_forward_cases", case)
+@each_card
+def test_every_launch_fits_a_card(case: str, dots: set[str], card: int) -> None:
+    kernels = compiled("delta_forward_cases", case, card)
     assert {kernel["name"] for kernel in kernels} >= dots
     assert not problems(kernels, tensor_cores=frozenset(dots))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ahead_of_time import compiled, problems
-from cards import DEVICE
+from cards import DEVICE, each_card
 from delta_backward_cases import TENSOR_CORES
 from delta_inputs import CASES, Case, Inputs, draw, layout, relative_error, table
 from torch import Tensor
@@ -131,8 +131,9 @@ def test_what_is_refused(width: int, says: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_every_backward_launch_fits_a_card(dtype: str) -> None:
-    kernels = compiled("delta_backward_cases", dtype)
+@each_card
+def test_every_backward_launch_fits_a_card(dtype: str, card: int) -> None:
+    kernels = compiled("delta_backward_cases", dtype, card)
     assert {kernel["name"] for kernel in kernels} == TENSOR_CORES
     cores = TENSOR_CORES if dtype == "bf16" else frozenset[str]()
     assert not problems(kernels, tensor_cores=cores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ahead_of_time import compiled, problems
-from cards import DEVICE
+from cards import DEVICE, each_card
 from ssd_cases import (
     CASES,
     Case,
@@ -165,6 +165,7 @@ def test_refuses_what_it_cannot_do() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("function", ["of_bf16", "of_fp32"])
-def test_compiles_for_every_card(function: str) -> None:
+@each_card
+def test_compiles_ahead_of_time(function: str, card: int) -> None:
     cores = TENSOR_CORES if function == "of_bf16" else frozenset()
-    assert not problems(compiled("ssd_cases", function), tensor_cores=cores)
+    assert not problems(compiled("ssd_cases", function, card), tensor_cores=cores)
