@@ -20,10 +20,25 @@ class Precision(StrEnum):
 
 
 class Remat(StrEnum):
-    """What is computed again in the backward pass instead of being kept."""
+    """What blocks keep for the backward pass; the rest of a block is computed a second time."""
 
     none = "none"
-    block = "block"
+    """Everything that a gradient needs; nothing is computed twice."""
+    selective = "selective"
+    """The input of each block, the output of every matrix product (projections in and out of
+    mixers and MLP), what attention returns (output and normaliser), what a recurrence returns
+    (output, and what its backward pass keeps: states between chunks), and what came from other
+    processes. Norms, gates, activations, rotations and short convolutions run twice."""
+    full = "full"
+    """The input of each block, ``[t, d_model]``, and what came from other processes (with the
+    output and normaliser of attention over keys from elsewhere). All else runs twice; while the
+    backward pass is in a block, everything that ``none`` keeps of this one block is there too."""
+    budget = "budget"
+    """Each block is ``none``, ``selective`` or ``full``, so that all of them together keep at most
+    the share ``remat_budget`` of what ``none`` keeps, and compute as little twice as that allows:
+    ``lmtrain.models.budget`` chooses, by the formulas of ``models.accounting``."""
+    block = "full"
+    """The name of ``full`` in configurations before 0.2; read, never written."""
 
 
 class Device(StrEnum):
@@ -43,7 +58,11 @@ class EngineConfig:
     precision: Precision = Precision.fp32
     """Dtype of the activations."""
     remat: Remat = Remat.none
-    """block: keep only the input of each block, compute the rest twice."""
+    """What blocks keep for the backward pass. none: everything; selective: outputs of matrix
+    products, attention and recurrences; full: only the input of each block, the rest is computed
+    twice; budget: as much as remat_budget allows."""
+    remat_budget: float | None = None
+    """Share of what remat=none keeps of all blocks, in (0, 1]; with remat=budget."""
     device: Device = Device.auto
     """Where to compute."""
 
