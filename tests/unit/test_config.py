@@ -8,7 +8,6 @@ import pytest
 import torch
 from hydra.errors import HydraException
 
-from lmtrain import config as configuration
 from lmtrain.config import RunConfig, compose, flat, read, require, to_yaml
 from lmtrain.models.config import ModelConfig
 from lmtrain.settings.engine import Device, EngineConfig
@@ -108,7 +107,7 @@ def test_tokens_per_step_must_divide_by_the_processes() -> None:
 def test_wandb_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig(logging=LoggingSection(wandb=True))
     assert config.check(world_size=1) == []
-    monkeypatch.setattr(configuration, "find_spec", lambda _: None)
+    monkeypatch.setattr("lmtrain.settings.logging.find_spec", lambda _: None)
     [problem] = config.check(world_size=1)
     assert "pip install" in problem
 
