@@ -20,11 +20,11 @@ from lmtrain.planner import planner
 from lmtrain.settings.engine import Device, EngineConfig, EngineKind, Precision
 from lmtrain.train.invariants import check_finite, local, materialize
 from lmtrain.train.tensors import (
+    Snapshot,
     model_tensors,
     optimizer_tensors,
     read_tensors,
     start_optimizer,
-    write_tensors,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class Engine(Protocol):
 
     def sent(self) -> int:
         """Bytes that this process sent to those it shares rows with, since it was asked last."""
+        ...
+
+    def snapshot(self, model: Decoder, optimizer: torch.optim.Optimizer) -> Snapshot:
+        """A copy of this process's shards of parameters and optimizer state; every one calls it."""
         ...
 
     def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
@@ -131,10 +135,14 @@ class LocalEngine:
         """Nothing."""
         return 0
 
+    def snapshot(self, model: Decoder, optimizer: torch.optim.Optimizer) -> Snapshot:
+        """A copy of this process's shards of parameters and optimizer state."""
+        parts = {"model": model_tensors(model), "optimizer": optimizer_tensors(model, optimizer)}
+        return Snapshot.of(parts, rank=self.rank, world=self.world)
+
     def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
         """Write parameters and optimizer state, each process its own shards."""
-        write_tensors(folder / "model", model_tensors(model), world=self.world)
-        write_tensors(folder / "optimizer", optimizer_tensors(model, optimizer), world=self.world)
+        self.snapshot(model, optimizer).write(folder)
 
     def load(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
         """Fill both from what any number of processes saved.
@@ -176,10 +184,10 @@ class FsdpEngine(LocalEngine):
         dist.all_reduce(values)
         return values
 
-    def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
-        """Write parameters and optimizer state, each process its own shards."""
+    def snapshot(self, model: Decoder, optimizer: torch.optim.Optimizer) -> Snapshot:
+        """A copy of this process's shards of parameters and optimizer state."""
         reshard(model)
-        super().save(folder, model, optimizer)
+        return super().snapshot(model, optimizer)
 
     def close(self) -> None:
         """Leave the process group."""

@@ -1,29 +1,84 @@
 """Tensors in and out of safetensors files, sharded by any number of processes.
 
-`torch.distributed.checkpoint` does the work: each process writes what it holds, and a reading
-process takes just the parts that it needs of every file. Nothing is pickled.
+Each process copies the shards it holds to the host and writes them into files of its own, without a
+word to the others; `torch.distributed.checkpoint` reads them, and takes just the parts that a
+process needs of every file. Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
+
+OFFSETS = "DCP_SHARDING_INFO"
+"""The key of a file's metadata in which torch's reader looks for the place of every shard."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A rectangle of a tensor, and where in the whole it begins."""
+
+    values: Tensor
+    offset: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of what one process writes of a checkpoint, on the host.
+
+    Training may go on while it is written.
+    """
+
+    rank: int
+    parts: dict[str, dict[str, Shard]]
+    """Shards by folder and name."""
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Mapping[str, Tensor]], *, rank: int, world: int) -> Snapshot:
+        """Copy what this process has to write of the tensors, which are in folders by name.
+
+        A shard is written by the first process that holds it, a tensor that all hold whole by one
+        of them in turn.
+        """
+        copied = {
+            part: {
+                name: Shard(_to_host(shard.values), shard.offset)
+                for name, shard in _ours(tensors, rank, world).items()
+            }
+            for part, tensors in parts.items()
+        }
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # copies run beside the host
+        return cls(rank, copied)
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/PART/shard_RANK.safetensors``; no process waits for another."""
+        for part, shards in self.parts.items():
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            offsets = {name: {"saved_offsets": shard.offset} for name, shard in shards.items()}
+            save_file(
+                {name: shard.values for name, shard in shards.items()},
+                folder / part / f"shard_{self.rank:05d}.safetensors",
+                metadata={"format": "pt", OFFSETS: json.dumps(offsets)},
+            )
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -48,32 +103,34 @@ def read_tensors(folder: Path, tensors: dict[str, Tensor], *, world: int = 1) ->
     Raises:
         ValueError: the files are damaged, or hold other names or shapes.
     """
-    reader = HuggingFaceStorageReader(str(folder))
-    try:
-        stored = {
-            name: entry.size
-            for name, entry in reader.read_metadata().state_dict_metadata.items()
-            if isinstance(entry, TensorStorageMetadata)
-        }
-    except Exception as error:
-        raise ValueError(f"{folder} cannot be read: {error}") from error
+    stored = stored_sizes(folder)
     for name in sorted(stored.keys() | tensors.keys()):
         here = tuple(tensors[name].shape) if name in tensors else "absent"
-        there = tuple(stored[name]) if name in stored else "absent"
+        there = stored.get(name, "absent")
         if here != there:
             raise ValueError(
                 f"{folder} is of another model: {name} is {there} there and {here} in this "
                 "configuration"
             )
     with _quietly():
-        load(tensors, storage_reader=reader, no_dist=world == 1)
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=world == 1)
 
 
-def write_tensors(folder: Path, tensors: dict[str, Tensor], *, world: int) -> None:
-    """Write tensors as safetensors, each process its own shards; every process calls this."""
-    writer = HuggingFaceStorageWriter(str(folder), save_distributed=world > 1)
-    with _quietly():
-        save(tensors, storage_writer=writer, no_dist=world == 1)
+def stored_sizes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by name of what a folder holds.
+
+    Raises:
+        ValueError: the files are damaged.
+    """
+    try:
+        metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    except Exception as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from error
+    return {
+        name: tuple(entry.size)
+        for name, entry in metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
 
 
 def start_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -84,6 +141,42 @@ def start_optimizer(optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def _ours(tensors: Mapping[str, Tensor], rank: int, world: int) -> dict[str, Shard]:
+    """The shards that this process writes."""
+    ours: dict[str, Shard] = {}
+    written = [0] * world  # elements that each process writes of tensors that all hold
+    for name, tensor in tensors.items():
+        if isinstance(tensor, DTensor):
+            shard = _first_held(tensor)
+            if shard is not None:
+                ours[name] = shard
+            continue
+        writer = written.index(min(written))
+        written[writer] += tensor.numel()
+        if writer == rank:
+            ours[name] = Shard(tensor, (0,) * tensor.ndim)
+    return ours
+
+
+def _first_held(tensor: DTensor) -> Shard | None:
+    """The shard of this process; None if it is empty or a process before holds the same."""
+    mesh, placements = tensor.device_mesh, tensor.placements
+    coordinate = mesh.get_coordinate()
+    assert coordinate is not None, "this process is outside the mesh"
+    held_before = any(
+        at > 0 for at, placed in zip(coordinate, placements, strict=True) if placed.is_replicate()
+    )
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
+    values = tensor.to_local()
+    return None if held_before or not values.numel() else Shard(values, tuple(offset))
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """A copy; from a GPU it runs until the device is synchronised."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return host.copy_(tensor.detach(), non_blocking=True)
 
 
 @contextmanager
