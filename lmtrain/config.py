@@ -71,7 +71,7 @@ class RunConfig:
             *self.train.check(),
             *self.validation.check(),
             *self.checkpoint.check(),
-            *self.logging.check(),
+            *self.logging.check(self.train.steps),
             *self.samples.check(),
             *self.launch.check(),
             *self._row(world_size),

@@ -17,7 +17,10 @@ from lmtrain.train.tensors import model_tensors, read_tensors
 if TYPE_CHECKING:
     from pathlib import Path
 
-CLOCKED = {"tokens_per_second", "data_wait", "memory", "sp_bytes"}
+CLOCKED = {
+    *("tokens_per_second", "data_wait", "forward_backward", "update"),
+    *("memory", "sp_bytes"),
+}
 """Fields of a report that runs of any number of processes need not share."""
 
 
@@ -34,10 +37,12 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """What was reported, without what the clock decides."""
+        """What was reported of steps, without what the clock decides."""
         lines = (self.folder / "metrics.jsonl").read_text().splitlines()
         reports = [json.loads(line) for line in lines]
-        return [{k: v for k, v in r.items() if k not in CLOCKED} for r in reports]
+        return [
+            {k: v for k, v in r.items() if k not in CLOCKED} for r in reports if "started" not in r
+        ]
 
     @property
     def losses(self) -> list[float]:

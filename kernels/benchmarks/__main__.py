@@ -34,7 +34,7 @@ from benchmarks.work import (
     timed,
     warm,
 )
-from lmtrain.bench.record import machine
+from lmtrain.machine import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

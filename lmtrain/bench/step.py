@@ -174,7 +174,7 @@ def _answer(pipe: Connection, name: str, length: int, config: BenchConfig) -> No
 
     from lmtrain.bench.contenders import VOCABULARY, builders
     from lmtrain.settings.engine import Precision
-    from lmtrain.train.report import peak_flops
+    from lmtrain.train.device import peak_flops
 
     if config.threads:
         torch.set_num_threads(config.threads)

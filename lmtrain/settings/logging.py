@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -28,11 +29,58 @@ class LoggingSection:
     """Project there."""
     wandb_mode: WandbMode = WandbMode.online
     """offline needs no network."""
+    tensorboard: bool = False
+    """Also write TensorBoard's event files, into ``tensorboard/`` of the run."""
+    norms_every: int | None = None
+    """Steps between norms of gradients, parameters, activations and recurrent states, for each
+    block; each costs a forward pass without gradients. null never measures them."""
+    profile: str | None = None
+    """FIRST:COUNT profiles so many steps from that one on: a trace for each process, in
+    ``profile/`` of the run; null profiles nothing."""
+    report: bool = True
+    """Write ``report.html`` at the end of the run; ``lmtrain report`` writes it at any time."""
 
-    def check(self) -> list[str]:
-        """Every problem, each a sentence with key, value and remedy."""
-        absent = "logging.wandb=true, but wandb is not installed: pip install 'lmtrain[wandb]'"
+    @property
+    def profiled(self) -> range:
+        """The steps that ``profile`` means, counted from 1.
+
+        Raises:
+            ValueError: it means none.
+        """
+        if self.profile is None:
+            return range(0)
+        found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", self.profile)
+        if found is None:
+            raise ValueError(
+                f"logging.profile={self.profile} is not FIRST:COUNT: say 100:3 for steps 100 to 102"
+            )
+        first, count = map(int, found.groups())
+        return range(first, first + count)
+
+    def check(self, steps: int) -> list[str]:
+        """Every problem of a run of so many steps, each a sentence with key, value and remedy."""
         return [
-            *positive({"logging.every": self.every}),
-            *([absent] if self.wandb and not find_spec("wandb") else []),
+            *positive({"logging.every": self.every, "logging.norms_every": self.norms_every}),
+            *_absent("wandb", wanted=self.wandb),
+            *_absent("tensorboard", wanted=self.tensorboard),
+            *self._window(steps),
         ]
+
+    def _window(self, steps: int) -> list[str]:
+        try:
+            last = max(self.profiled, default=0)
+        except ValueError as error:
+            return [str(error)]
+        if last <= steps:
+            return []
+        return [
+            f"logging.profile={self.profile} ends after train.steps={steps}: choose earlier steps"
+        ]
+
+
+def _absent(package: str, *, wanted: bool) -> list[str]:
+    if not wanted or find_spec(package):
+        return []
+    return [
+        f"logging.{package}=true, but {package} is not installed: pip install 'lmtrain[{package}]'"
+    ]

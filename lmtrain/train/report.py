@@ -1,42 +1,38 @@
-"""What a run tells, and who listens. Observers get reports, return nothing, and change nothing."""
+"""What a run tells: one class for each kind of line of ``metrics.jsonl``.
+
+Times are seconds, losses nats per target, memory and messages bytes.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import sys
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
-from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from lmtrain.config import RunConfig, flat
-from lmtrain.settings.engine import Precision
+@dataclass(frozen=True, kw_only=True)
+class StartReport:
+    """A run begins, or goes on after ``step`` updates."""
 
-if TYPE_CHECKING:
-    from lmtrain.settings.logging import LoggingSection
-
-PEAK_FLOPS = {
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "GB200": 2500e12,
-}
-"""Dense bf16 FLOP/s by a part of the device's name; the longest part that fits decides."""
+    step: int
+    started: str
+    """UTC, as ISO 8601."""
+    parameters: int
+    processes: int
+    device: str
+    """Name of the device that computes."""
+    version: str
+    """Of lmtrain."""
+    torch: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One optimizer update. Times are seconds, losses nats per target, memory bytes."""
+    """One optimizer update.
+
+    Phases are times of the host. A GPU computes later what the host queues: forward and backward
+    then take as long as to launch them, and the update, which reads the gradient's norm, waits for
+    all that was queued. Only their sum is the device's time.
+    """
 
     step: int
     loss: float
@@ -50,6 +46,11 @@ class StepReport:
     mfu: float | None
     """Model FLOP/s over the device's peak; None when the peak is unknown."""
     data_wait: float
+    """Phase: waiting for the batch."""
+    forward_backward: float
+    """Phase: losses and gradients of all parts of the batch."""
+    update: float
+    """Phase: norm, clipping, optimizer."""
     sp_bytes: int
     """What processes that share rows sent each other, all together."""
     memory: int
@@ -71,171 +72,34 @@ class ValidationReport:
     """By names of sources and of other validation data; left out where there is only one."""
 
 
-Report = StepReport | ValidationReport | str
+@dataclass(frozen=True, kw_only=True)
+class NormsReport:
+    """How large things are in one step, by part: ``embedding``, ``blocks.0`` …, ``norm``, ``head``.
+
+    Of whole tensors and the whole global batch, whatever the number of processes.
+    """
+
+    step: int
+    gradient_norm: dict[str, float]
+    """Before clipping."""
+    parameter_norm: dict[str, float]
+    """Before the update."""
+    residual_rms: dict[str, float]
+    """Root mean square of the residual stream after each block."""
+    added_rms: dict[str, float]
+    """The same of what each block adds to it."""
+    state_rms: dict[str, float]
+    """The same of each recurrent state ``[h, k, v]`` after the last document of the batch, by block
+    and letter."""
+
+
+Values = StartReport | StepReport | ValidationReport | NormsReport
+"""Reports that are lines of ``metrics.jsonl``."""
+
+Report = Values | str
 """What observers hear; a string is a line for a person."""
 
 
-def values(report: StepReport | ValidationReport) -> dict[str, Any]:
+def values(report: Values) -> dict[str, Any]:
     """What a report says, by name."""
     return {name: value for name, value in asdict(report).items() if value != {}}
-
-
-class Observer(Protocol):
-    """Someone who listens to a run; only rank 0 has any."""
-
-    def __call__(self, report: Report) -> None:
-        """Hear a report."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more comes."""
-        ...
-
-
-class Metrics:
-    """Appends every report as a line of JSON to ``metrics.jsonl``."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", buffering=1)
-
-    def __call__(self, report: Report) -> None:
-        """Write it; lines for a person are left out."""
-        if not isinstance(report, str):
-            self._file.write(json.dumps(values(report)) + "\n")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-class Terminal:
-    """A progress bar, or a plain line every few steps when the output is not a terminal."""
-
-    def __init__(self, logging: LoggingSection, *, first_step: int, steps: int) -> None:
-        self._every, self._first, self._steps = logging.every, first_step, steps
-        self._started = perf_counter()
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-        self._bar = Progress(*columns, console=Console(file=sys.stdout))
-        self._plain = not self._bar.console.is_terminal
-        self._task = self._bar.add_task("", total=steps, completed=first_step)
-        if not self._plain:
-            self._bar.start()
-
-    def __call__(self, report: Report) -> None:
-        """Move the bar or print a line."""
-        match report:
-            case StepReport():
-                self._step(report)
-            case ValidationReport():
-                self._print(_validation_line(report))
-            case str():
-                self._print(report)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if not self._plain:
-            self._bar.stop()
-
-    def _step(self, report: StepReport) -> None:
-        line = (
-            f"step {report.step}/{self._steps}  loss {report.loss:.3f}  length {report.length}  "
-            f"{report.tokens_per_second:,.0f} tokens/s  ETA {self._remaining(report.step)}"
-        )
-        if not self._plain:
-            self._bar.update(self._task, completed=report.step, description=line)
-        elif report.step % self._every == 0 or report.step in (self._first + 1, self._steps):
-            self._print(line)
-
-    def _print(self, line: str) -> None:
-        if self._plain:
-            print(line, flush=True)
-        else:
-            self._bar.console.print(line, markup=False, highlight=False)
-
-    def _remaining(self, step: int) -> timedelta:
-        each = (perf_counter() - self._started) / (step - self._first)
-        return timedelta(seconds=round(each * (self._steps - step)))
-
-
-def _validation_line(report: ValidationReport) -> str:
-    lengths = "  ".join(f"{n}: {loss:.3f}" for n, loss in report.val_loss_by_length.items())
-    size = report.val_bits_per_byte
-    text = "" if size is None else f"  {size:.3f} bits per byte"
-    line = f"step {report.step}  validation loss {report.val_loss:.3f}{text}  by length  {lengths}"
-    sources = "  ".join(f"{n}: {loss:.3f}" for n, loss in report.val_loss_by_source.items())
-    return f"{line}  by source  {sources}" if sources else line
-
-
-class Wandb:
-    """Sends the reports to Weights & Biases; a continued run continues there too."""
-
-    def __init__(self, config: RunConfig) -> None:
-        import wandb
-
-        folder = Path(config.run.dir, "wandb")
-        folder.mkdir(exist_ok=True)
-        identity = folder / "id"
-        if not identity.exists():
-            identity.write_text(os.urandom(4).hex())
-        self._run = wandb.init(
-            project=config.logging.wandb_project,
-            name=config.run.dir,
-            dir=config.run.dir,
-            mode=config.logging.wandb_mode.value,
-            id=identity.read_text(),
-            resume="allow",
-            config=flat(config),
-        )
-
-    def __call__(self, report: Report) -> None:
-        """Log its values; lines for a person are left out."""
-        if not isinstance(report, str):
-            self._run.log(values(report), step=report.step)
-
-    def close(self) -> None:
-        """Finish the run."""
-        self._run.finish()
-
-
-class Everyone:
-    """Passes every report on to several observers; to none on the other ranks."""
-
-    def __init__(self, *observers: Observer) -> None:
-        self._observers = observers
-
-    def __call__(self, report: Report) -> None:
-        """Pass it on."""
-        for observer in self._observers:
-            observer(report)
-
-    def close(self) -> None:
-        """Close them in turn."""
-        for observer in self._observers:
-            observer.close()
-
-
-def observers(config: RunConfig, *, rank: int, first_step: int) -> Everyone:
-    """Those who listen to this run."""
-    if rank:
-        return Everyone()
-    return Everyone(
-        Metrics(Path(config.run.dir, "metrics.jsonl")),
-        Terminal(config.logging, first_step=first_step, steps=config.train.steps),
-        *([Wandb(config)] if config.logging.wandb else []),
-    )
-
-
-def peak_flops(device: torch.device, precision: Precision) -> float | None:
-    """Dense FLOP/s of a device in bf16; None in fp32, and when it is not in the table."""
-    if device.type != "cuda" or precision is not Precision.bf16:
-        return None
-    name = torch.cuda.get_device_name(device)
-    fitting = [part for part in PEAK_FLOPS if part in name]
-    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: on the GPU, or by the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

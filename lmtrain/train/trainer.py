@@ -24,11 +24,13 @@ from lmtrain.models.init import initialize
 from lmtrain.ops.backend import bind, describe
 from lmtrain.parallelize import write
 from lmtrain.train import checkpoint
+from lmtrain.train.device import begun, peak_flops, peak_memory
 from lmtrain.train.engine import Engine, open_engine
 from lmtrain.train.folder import RunFolder
 from lmtrain.train.invariants import check_initialized, check_same_batch
+from lmtrain.train.observers import Everyone, observers
 from lmtrain.train.optim import build_optimizer
-from lmtrain.train.report import Everyone, StepReport, observers, peak_flops, peak_memory
+from lmtrain.train.report import StepReport
 from lmtrain.train.samples import write_samples
 from lmtrain.train.schedule import learning_rate
 from lmtrain.train.stop import StopRequest
@@ -123,6 +125,7 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
         tell(summarize(opened.plan, config.train.steps))
         with closing(engine), StopRequest(insist=alone) as stop:
             tell(describe(config.ops, engine.device))
+            tell(begun(config, engine.device, step=first, processes=world))
             model, optimizer = birth(config, engine)
             if opened.start:
                 engine.load(opened.start[0], model, optimizer)
@@ -169,6 +172,9 @@ class Update(NamedTuple):
     loss: float
     """Mean over the targets of the global batch."""
     grad_norm: float
+    forward_backward: float
+    update: float
+    """Seconds of the host; see `StepReport`."""
     sp_bytes: int
     """What ranks that share rows sent each other."""
     stopped: bool
@@ -212,6 +218,7 @@ class Training:
         """One optimizer update on global batch ``index``, of which ``batches`` are our part."""
         config, targets = self.config, self.opened.plan.targets(index)
         self.engine.sent()  # what a validation sent is not this step's
+        started = perf_counter()
         sums = torch.zeros(3, dtype=torch.float64, device=self.engine.device)
         for batch in batches:
             losses = self.model(
@@ -219,11 +226,20 @@ class Training:
             )
             self.engine.backward(losses.total / targets)
             sums[0] += losses.nll.sum(dtype=torch.float64)
+        computed = perf_counter()
         lr = learning_rate(index, steps=config.train.steps, optim=config.optim)
         grad_norm = self.engine.step(self.optimizer, lr=lr, clip=config.optim.clip)
+        updated = perf_counter()
         sums[1], sums[2] = self.stop.signal is not None, self.engine.sent()
         nll, stops, sent = self.engine.total(sums).tolist()
-        return Update(nll / targets, grad_norm, int(sent), stops > 0)
+        return Update(
+            loss=nll / targets,
+            grad_norm=grad_norm,
+            forward_backward=computed - started,
+            update=updated - computed,
+            sp_bytes=int(sent),
+            stopped=stops > 0,
+        )
 
     def validate(self, step: int) -> None:
         """Report the loss on documents that are never trained on."""
@@ -285,6 +301,8 @@ class Training:
             tokens_per_second=speed,
             mfu=self._mfu(length, speed),
             data_wait=data_wait,
+            forward_backward=update.forward_backward,
+            update=update.update,
             sp_bytes=update.sp_bytes,
             memory=peak_memory(self.engine.device),
             sources=self.opened.plan.given(step),

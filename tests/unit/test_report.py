@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +13,11 @@ from lmtrain.config import RunConfig
 from lmtrain.settings.engine import Precision
 from lmtrain.settings.logging import LoggingSection, WandbMode
 from lmtrain.settings.run import RunSection
-from lmtrain.train import report
-from lmtrain.train.report import Metrics, StepReport, Terminal, ValidationReport, observers
+from lmtrain.train.device import peak_flops
+from lmtrain.train.observers import observers
+from lmtrain.train.observers.metrics import Metrics
+from lmtrain.train.observers.terminal import terminal
+from lmtrain.train.report import StepReport, ValidationReport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +32,8 @@ STEP = StepReport(
     tokens_per_second=5000.0,
     mfu=None,
     data_wait=0.0,
+    forward_backward=0.5,
+    update=0.1,
     sp_bytes=0,
     memory=1,
 )
@@ -44,18 +50,18 @@ def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
     metrics.close()
     assert first.keys() == {
         "step", "loss", "lr", "grad_norm", "tokens", "length", "tokens_per_second", "mfu",
-        "data_wait", "sp_bytes", "memory",
+        "data_wait", "forward_backward", "update", "sp_bytes", "memory",
     }  # fmt: skip
     assert first["mfu"] is None
     assert second["val_loss_by_length"] == {"64": 2.0}
 
 
 def test_plain_lines_come_every_few_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal = Terminal(LoggingSection(every=10), first_step=8, steps=30)
+    tell = terminal(10, first_step=8, steps=30)
     for step in range(9, 31):
-        terminal(StepReport(**{**STEP.__dict__, "step": step}))
-    terminal(VALIDATION)
-    terminal.close()
+        tell(replace(STEP, step=step))
+    tell(VALIDATION)
+    tell.close()
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in printed] == ["9/30", "10/30", "20/30", "30/30", "10"]
     assert "loss 2.500  length 64  5,000 tokens/s  ETA 0:00:00" in printed[3]
@@ -84,9 +90,9 @@ def test_peaks_are_known_by_name(
     name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
-    assert report.peak_flops(torch.device("cuda", 0), Precision.bf16) == peak
-    assert report.peak_flops(torch.device("cuda", 0), Precision.fp32) is None
-    assert report.peak_flops(torch.device("cpu"), Precision.bf16) is None
+    assert peak_flops(torch.device("cuda", 0), Precision.bf16) == peak
+    assert peak_flops(torch.device("cuda", 0), Precision.fp32) is None
+    assert peak_flops(torch.device("cpu"), Precision.bf16) is None
 
 
 @pytest.mark.slow
