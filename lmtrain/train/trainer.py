@@ -28,8 +28,10 @@ from lmtrain.train.device import begun, peak_flops, peak_memory
 from lmtrain.train.engine import Engine, open_engine
 from lmtrain.train.folder import RunFolder
 from lmtrain.train.invariants import check_initialized, check_same_batch
+from lmtrain.train.norms import measure
 from lmtrain.train.observers import Everyone, observers
 from lmtrain.train.optim import build_optimizer
+from lmtrain.train.profiler import Profiler
 from lmtrain.train.report import StepReport
 from lmtrain.train.samples import write_samples
 from lmtrain.train.schedule import learning_rate
@@ -199,8 +201,9 @@ class Training:
         if _due(first, config.validation.every) and not self.opened.folder.validated(first):
             self.validate(first)  # it was stopped before it could
         clock = perf_counter()
-        with self._loader(first) as loader:
+        with self._loader(first) as loader, self._profiler() as profile:
             for step, batches in enumerate(loader, first + 1):
+                profile(step)
                 update = self.update(step - 1, batches)
                 seconds = perf_counter() - clock
                 self.tell(self._report(step, update, seconds, loader.wait_seconds))
@@ -226,17 +229,20 @@ class Training:
             )
             self.engine.backward(losses.total / targets)
             sums[0] += losses.nll.sum(dtype=torch.float64)
-        computed = perf_counter()
+        computed, sent = perf_counter(), self.engine.sent()
+        if _due(index + 1, config.logging.norms_every):
+            self.tell(measure(self.model, self.engine, batches, step=index + 1))
         lr = learning_rate(index, steps=config.train.steps, optim=config.optim)
+        measured = perf_counter()
         grad_norm = self.engine.step(self.optimizer, lr=lr, clip=config.optim.clip)
         updated = perf_counter()
-        sums[1], sums[2] = self.stop.signal is not None, self.engine.sent()
+        sums[1], sums[2] = self.stop.signal is not None, sent
         nll, stops, sent = self.engine.total(sums).tolist()
         return Update(
             loss=nll / targets,
             grad_norm=grad_norm,
             forward_backward=computed - started,
-            update=updated - computed,
+            update=updated - measured,
             sp_bytes=int(sent),
             stopped=stops > 0,
         )
@@ -274,6 +280,11 @@ class Training:
     def cost(self) -> ModelCost:
         """What the model costs, for the report of every step."""
         return ModelCost.of(self.config.model)
+
+    def _profiler(self) -> Profiler:
+        folder, engine = self.opened.folder.path / "profile", self.engine
+        steps = self.config.logging.profiled
+        return Profiler(steps, folder, rank=engine.rank, device=engine.device)
 
     def _loader(self, first: int) -> Loader:
         return Loader(
