@@ -17,6 +17,7 @@ from lmtrain.models.mixers.attention import Attention
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
 from lmtrain.ops.attention import attend
+from lmtrain.ops.remat import full, selective
 from lmtrain.parallel.gather import gather
 from lmtrain.parallel.halo import halo_attention, halo_convolution
 from lmtrain.parallel.lasp2 import Lasp2
@@ -173,9 +174,10 @@ def _chosen(layout: SequenceLayout, choose: Choose) -> Choice:
 
 
 def rematerialize(model: Decoder, remat: Remat) -> None:
-    """Keep only the input of each block, and compute the rest again in the backward pass."""
+    """Let blocks keep no more than ``remat`` says, and compute the rest again in the backward."""
+    again = {Remat.none: None, Remat.selective: selective, Remat.full: full}
     for block in model.blocks:
-        block.remat = remat is Remat.block  # type: ignore[assignment]
+        block.remat = again[remat]  # type: ignore[assignment]
 
 
 def shard(model: Decoder, mesh: DeviceMesh) -> None:

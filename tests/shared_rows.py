@@ -30,7 +30,8 @@ from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallel.cost import Choice
 from lmtrain.parallel.mesh import SequenceMesh
 from lmtrain.parallel.strategy import FITS, Strategy
-from lmtrain.parallelize import share_rows
+from lmtrain.parallelize import rematerialize, share_rows
+from lmtrain.settings.engine import Remat
 
 if TYPE_CHECKING:
     from lmtrain.planner import Choose
@@ -57,7 +58,7 @@ class Case:
     pattern: str
     strategies: tuple[tuple[str, str], ...]
     window: int = 5
-    remat: bool = False
+    remat: Remat = Remat.none
     heads: tuple[int, int] = (4, 2)
     """Query and key heads, for at most four ranks; twice as many for eight."""
     rows: tuple[str, ...] = ()
@@ -81,7 +82,8 @@ def cases() -> list[Case]:
     ]
     stacks = [Case(word, tuple(m.items())) for word in STACKS for m in MIXTURES[:2]]
     mixed = [Case("GWMA", tuple(m.items())) for m in MIXTURES[2:]]
-    remat = [replace(Case("GWMA", tuple(m.items())), remat=True) for m in MIXTURES]
+    again = zip(MIXTURES, (Remat.full, Remat.selective) * 2, strict=True)
+    remat = [replace(Case("GWMA", tuple(m.items())), remat=remat) for m, remat in again]
     return [*single, *window, *heads, *stacks, *mixed, *remat]
 
 
@@ -111,8 +113,7 @@ def build(case: Case) -> Decoder:
     for name, parameter in model.named_parameters():
         if name.endswith("A_log"):
             parameter.data.fill_(-4.0)
-    for block in model.blocks:
-        block.remat = case.remat  # type: ignore[assignment]
+    rematerialize(model, case.remat)
     return model.double()
 
 
@@ -195,7 +196,7 @@ def _compare(case: Case, lengths: list[int], mesh: SequenceMesh, traffic: Traffi
     whole = SequenceLayout.of_lengths(lengths)
     layout = whole.shard(mesh.rank, mesh.size)
     span = slice(layout.start, layout.stop)
-    alone = replace(case, strategies=(), remat=False, rows=())
+    alone = replace(case, strategies=(), remat=Remat.none, rows=())
     expected = _one_process(alone, tuple(lengths))
     expected = [x[span] for x in expected[:2]] + expected[2:]
     traffic.sent = 0

@@ -124,7 +124,7 @@ def _lmtrain(config: ModelConfig, bench: BenchConfig, backend: Backend) -> Conte
     dtype = torch.bfloat16 if bench.device is BenchDevice.cuda else torch.float32
     bind(model, replace(bench.ops, backend=backend), torch.device(bench.device), dtype)
     initialize(model, seed=0)
-    rematerialize(model, Remat.block if bench.remat else Remat.none)
+    rematerialize(model, Remat.full if bench.remat else Remat.none)
     if bench.device is BenchDevice.cuda:
         model.compute_dtype = dtype
 

@@ -216,7 +216,7 @@ def _time(
     dtype = torch.float32 if config.device is BenchDevice.cpu else torch.bfloat16
     bind(model, config.ops, device, dtype)
     initialize(model, seed=0)
-    rematerialize(model, Remat.block if config.remat else Remat.none)
+    rematerialize(model, Remat.full if config.remat else Remat.none)
     model.to(device)
     if config.device is BenchDevice.cuda:
         model.compute_dtype = dtype

@@ -163,7 +163,7 @@ class _Run:
         bind(model, config.ops, self.device, torch.bfloat16 if cuda else torch.float32)
         model.to_empty(device=self.device)
         initialize(model, seed=0)
-        rematerialize(model, Remat.block if config.remat else Remat.none)
+        rematerialize(model, Remat.full if config.remat else Remat.none)
         share_rows(model, self.choosers, self.mesh)
         if SERIAL in self.contender.strategies.values():
             _make_serial(model, self.mesh)

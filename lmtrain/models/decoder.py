@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.layers import Linear, Mlp, RMSNorm
@@ -16,13 +15,13 @@ from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
 from lmtrain.models.pattern import BlockSpec, parse
 from lmtrain.ops.loss import LinearCrossEntropy, linear_cross_entropy
-from lmtrain.ops.remat import contexts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.models.config import ModelConfig
     from lmtrain.models.mixers.base import SequenceMixer
+    from lmtrain.ops.remat import Remat
 
 
 class DecoderState(NamedTuple):
@@ -57,7 +56,7 @@ class Block(nn.Module):
     def __init__(self, spec: BlockSpec, config: ModelConfig) -> None:
         super().__init__()
         self.spec = spec
-        self.remat = False
+        self.remat: Remat | None = None
         self.mixers = nn.ModuleList(build_mixer(letter, config) for letter in spec.mixers)
         self.mixer_norm = RMSNorm.of(config.d_model, config.norm) if spec.mixers else None
         parallel = len(spec.mixers) if len(spec.mixers) > 1 else 0
@@ -69,9 +68,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out; with ``remat``, the inside is computed again in backward."""
-        if self.remat and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, layout, use_reentrant=False, context_fn=contexts)  # type: ignore[return-value]
-        return self._forward(x, layout)
+        if self.remat is None or not torch.is_grad_enabled():
+            return self._forward(x, layout)
+        return self.remat(self._forward, x, layout)
 
     def extend(
         self, x: Tensor, layout: SequenceLayout, states: list[Any]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lmtrain.ops.attention_kernels import attend_tile, tile_gradients
-from lmtrain.ops.remat import remember
+from lmtrain.ops.remat import keep, remember
 from lmtrain.ops.tiles import Places, Shape, Tile
 
 if TYPE_CHECKING:
@@ -99,13 +99,16 @@ def attend_tiles(q: Tensor, k: Tensor, v: Tensor, tiles: Iterable[Tile]) -> Tens
 class _Tiles(Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
-        result = Partial.empty(q)
-        for tile in tiles:
-            result.meet(tile, q, k, v)
-        out = result.out.to(q.dtype)
-        ctx.save_for_backward(q, k, v, out, result.lse)
+        def compute() -> tuple[Tensor, Tensor]:
+            result = Partial.empty(q)
+            for tile in tiles:
+                result.meet(tile, q, k, v)
+            return result.out.to(q.dtype), result.lse
+
+        out, lse = keep(compute)
+        ctx.save_for_backward(q, k, v, out, lse)
         ctx.tiles = tiles
-        return out
+        return out.detach()  # what is kept stays out of the graph
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

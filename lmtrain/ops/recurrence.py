@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from lmtrain.ops.remat import keep
+
 if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
 
@@ -174,20 +176,23 @@ class _Scan(torch.autograd.Function):
         *inputs: Tensor,
     ) -> tuple[Tensor, Tensor]:
         grid = rule.grid(inputs, layout)
-        work, transitions = rule.begin(inputs, grid), None
-        if carry is None:
-            inside = rule.inside(work)
-        else:
+
+        def compute() -> tuple[Tensor, Tensor, tuple[Tensor, ...], Tensor | None]:
+            work = rule.begin(inputs, grid)
+            if carry is None:
+                return *rule.finish(work, rule.inside(work), initial, grid), None
             arrival = carry.enter(
                 layout, empty_state(inputs), lambda: rule.summary(work, grid, alive=layout.alive)
             )
             inside = rule.inside(work)
-            initial, transitions = arrival()
-        out, final, kept = rule.finish(work, inside, initial, grid)
+            entering, transitions = arrival()
+            return *rule.finish(work, inside, entering, grid), transitions
+
+        out, final, kept, transitions = keep(compute)
         ctx.save_for_backward(transitions, *inputs, *kept)
         ctx.rule, ctx.layout, ctx.grid, ctx.carry = rule, layout, grid, carry
         ctx.inputs = len(inputs)
-        return out, final
+        return out.detach(), final.detach()
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor, d_final: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

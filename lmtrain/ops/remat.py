@@ -1,57 +1,159 @@
-"""What a recomputation must not do again: results of communication are kept, the rest is not."""
+"""Rematerialisation: a region that keeps little for the backward pass and is computed again there.
+
+``full`` keeps what goes into the region and what came from other processes: a recomputation never
+communicates. ``selective`` also keeps what was dear to compute: the outputs of matrix products,
+attention and recurrences.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from threading import local
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch._ops import OpOverload
 
 T = TypeVar("T")
+Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
+"""Around the first pass of a region, and around its recomputation."""
 
-_here = local()
+DEAR = frozenset({
+    "aten::mm",
+    "aten::addmm",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
+    "torch_attn::_varlen_attn",
+    "lmtrain::gated_delta",
+    "lmtrain::ssd",
+})  # fmt: skip
+"""Operators whose outputs ``selective`` keeps."""
+
+
+class Remat(Protocol):
+    """Runs a region so that its inside is computed again in the backward pass."""
+
+    def __call__(self, run: Callable[..., Tensor], *args: Any) -> Tensor:
+        """``run(*args)``."""
+        ...
+
+
+def full(run: Callable[..., Tensor], *args: Any) -> Tensor:
+    """``run(*args)``, which keeps its tensor arguments, and what came from other processes."""
+    return _checkpoint(run, *args, context_fn=contexts)
+
+
+def selective(run: Callable[..., Tensor], *args: Any) -> Tensor:
+    """``full``, which also keeps the results of ``DEAR`` operators and of ``keep``."""
+    return _checkpoint(run, *args, context_fn=_selective_contexts)
 
 
 def remember(start: Callable[[], Callable[[], T]]) -> Callable[[], T]:
     """``start()``, and a function that waits for what it began.
 
-    In the first pass of a checkpointed region the result is kept; in its recomputation nothing is
-    started and the kept result is given. Outside such a region it is just ``start()``.
+    In the first pass of a region the result is kept; in its recomputation nothing is started and
+    the kept result is given. Outside of a region it is just ``start()``.
     """
-    tape: _Tape | None = getattr(_here, "tape", None)
+    tape = _tape()
     if tape is None:
         return start()
     if tape.replaying:
         result: T = tape.results.popleft()  # type: ignore[assignment]
         return lambda: result
-    wait = start()
+    with _on(None):
+        wait = start()
 
     def finish() -> T:
-        result = wait()
+        with _on(None):
+            result = wait()
         tape.results.append(result)
         return result
 
     return finish
 
 
+def keep(compute: Callable[[], T]) -> T:
+    """``compute()``, whose result only a ``selective`` region keeps.
+
+    Return none of its tensors from an ``autograd.Function`` but detached: what is kept stays out of
+    the graph.
+    """
+    tape = _tape()
+    if tape is None or not tape.keeps:
+        return compute()
+    return remember(lambda: compute)()
+
+
+@dataclass(eq=False)
 class _Tape:
-    def __init__(self) -> None:
-        self.results: deque[object] = deque()
-        self.replaying = False
+    """What the first pass of a region kept, in order."""
+
+    keeps: bool = False
+    replaying: bool = False
+    results: deque[object] = field(default_factory=deque[object])
 
 
-def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For ``checkpoint(context_fn=contexts)``: around the first pass, and around the second."""
+_here = local()
+
+
+def _tape() -> _Tape | None:
+    """That of the region that is being computed; None also inside of what is kept as a whole."""
+    return getattr(_here, "tape", None)
+
+
+def contexts() -> Contexts:
+    """Of a ``full`` region."""
     tape = _Tape()
-    return _on(tape, replaying=False), _on(tape, replaying=True)
+    return _on(tape), _on(tape, replaying=True)
+
+
+def _selective_contexts() -> Contexts:
+    tape = _Tape(keeps=True)
+    first, again = create_selective_checkpoint_contexts(partial(_policy, tape))
+    return _both(_on(tape), first), _both(_on(tape, replaying=True), again)
+
+
+def _policy(tape: _Tape, _: object, operator: OpOverload, *_args: Any, **_named: Any) -> Any:
+    """Keep dear results, but none inside of what is kept as a whole."""
+    if operator.name() in DEAR and _tape() is tape:
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 @contextmanager
-def _on(tape: _Tape, *, replaying: bool) -> Generator[None]:
-    before, _here.tape = getattr(_here, "tape", None), tape
-    tape.replaying = replaying
+def _both(
+    outer: AbstractContextManager[None], inner: AbstractContextManager[None]
+) -> Generator[None]:
+    with outer, inner:
+        yield
+
+
+@contextmanager
+def _on(tape: _Tape | None, *, replaying: bool = False) -> Generator[None]:
+    before, _here.tape = _tape(), tape
+    if tape is not None:
+        tape.replaying = replaying
     try:
         yield
     finally:
         _here.tape = before
+
+
+def _checkpoint(run: Callable[..., Tensor], *args: Any, context_fn: Callable[[], Contexts]) -> Any:
+    """Nothing in a region draws random numbers, so their state is not kept."""
+    return checkpoint(
+        run, *args, use_reentrant=False, preserve_rng_state=False, context_fn=context_fn
+    )

@@ -30,7 +30,7 @@ def sent(run: Run) -> list[tuple[int, int]]:
 def test_four_processes_on_two_rows_give_the_losses_of_one(whole: Run, run: Run) -> None:
     start(
         *("lmtrain", "train", *run.overrides, "launch.nproc=4", "parallel.sequence=2"),
-        *("train.accumulate=2", "engine.remat=block"),
+        *("train.accumulate=2", "engine.remat=full"),
     )
     check_same_run(run, whole)
     assert all((size > 0) == (length > 32) for length, size in sent(run))

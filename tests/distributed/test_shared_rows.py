@@ -9,6 +9,8 @@ import shared_rows
 from shared_rows import MUTATIONS, Case, Found, Probed, cases
 from world import run
 
+from lmtrain.settings.engine import Remat
+
 WORLDS = [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.long)]
 APART = ("a document a rank", "equal documents")
 """Rows whose documents cross no border."""
@@ -50,11 +52,11 @@ def test_nothing_is_sent_where_no_document_crosses(world: int) -> None:
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_recomputation_sends_nothing_again(world: int) -> None:
-    pairs = [case for case in cases() if case.remat]
+    pairs = [case for case in cases() if case.remat is not Remat.none]
     assert pairs
     for rank in found(world):
         for case in pairs:
-            kept = shared_rows.replace(case, remat=False)
+            kept = shared_rows.replace(case, remat=Remat.none)
             for row in case.met(world):
                 assert rank[case, row].sent == rank[kept, row].sent, (case, row)
 

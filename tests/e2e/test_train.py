@@ -62,7 +62,8 @@ def test_another_seed_is_another_run(whole: Run, run: Run) -> None:
     ("override", "tolerance"),
     [
         ("train.accumulate=2", 1e-5),
-        ("engine.remat=block", 0.0),
+        ("engine.remat=full", 0.0),
+        ("engine.remat=selective", 0.0),
         ("engine.precision=bf16", 1e-2),
         ("data.prefetch=0", 0.0),
     ],

@@ -154,7 +154,7 @@ def test_remat_changes_nothing(word: str) -> None:
     grads = []
     for remat in (False, True):
         model = build(config(word))
-        rematerialize(model, Remat.block if remat else Remat.none)
+        rematerialize(model, Remat.full if remat else Remat.none)
         model(text, layout, text.roll(-1)).total.backward()
         grads.append([p.grad for p in model.parameters()])
     for a, b in zip(*grads, strict=True):

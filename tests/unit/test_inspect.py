@@ -46,7 +46,7 @@ def test_remat_and_bf16_need_less() -> None:
     def needed(*overrides: str) -> str:
         return shown(*overrides).split("needs about ")[1].split(",")[0]
 
-    assert len({needed(), needed("engine.remat=block"), needed("engine=fsdp_bf16")}) == 3
+    assert len({needed(), needed("engine.remat=full"), needed("engine=fsdp_bf16")}) == 3
 
 
 SHARED = ["train.tokens_per_step=8192", "curriculum.max_length=4096", "parallel.sequence=4"]
