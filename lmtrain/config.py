@@ -26,6 +26,8 @@ from lmtrain.ops.config import OpsConfig, resolve
 from lmtrain.parallel.config import ParallelConfig
 from lmtrain.settings.checkpoint import CheckpointSection, ResumeSection
 from lmtrain.settings.engine import EngineConfig, Precision
+from lmtrain.settings.export import ExportConfig, ImportConfig
+from lmtrain.settings.faults import FaultsSection
 from lmtrain.settings.generate import GenerateConfig, SamplesSection
 from lmtrain.settings.launch import LaunchSection
 from lmtrain.settings.logging import LoggingSection
@@ -50,6 +52,7 @@ class RunConfig:
     train: TrainSection = field(default_factory=TrainSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    faults: FaultsSection = field(default_factory=FaultsSection)
     resume: ResumeSection = field(default_factory=ResumeSection)
     logging: LoggingSection = field(default_factory=LoggingSection)
     samples: SamplesSection = field(default_factory=SamplesSection)
@@ -71,6 +74,7 @@ class RunConfig:
             *self.train.check(),
             *self.validation.check(),
             *self.checkpoint.check(),
+            *self.faults.check(self.checkpoint.every),
             *self.logging.check(self.train.steps),
             *self.samples.check(),
             *self.launch.check(),
@@ -216,6 +220,8 @@ def _register() -> None:
     for name, root in {
         "schema": RunConfig,
         "generate_schema": GenerateConfig,
+        "export_schema": ExportConfig,
+        "import_schema": ImportConfig,
         "prepare_schema": PrepareConfig,
         "bench_schema": BenchConfig,
     }.items():

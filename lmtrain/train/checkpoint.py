@@ -7,32 +7,35 @@
       state.json           step, the plan and those before it, what they used, format
       model/               safetensors, one file a process
       optimizer/           the same
+      manifest.json        size and checksum of every other file
 
-Nothing is ever pickled.
+Nothing is ever pickled. `lmtrain.train.saver` writes them.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from lmtrain import config as configuration
 from lmtrain.data.manifest import Manifest
 from lmtrain.data.replan import Past
-from lmtrain.data.writer import sync
+from lmtrain.train.manifest import NAME, check
+from lmtrain.train.manifest import Manifest as Contents
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from lmtrain.data.plan import Plan
-    from lmtrain.models.decoder import Decoder
-    from lmtrain.train.engine import Engine
+    from lmtrain.settings.checkpoint import CheckpointSection
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +53,15 @@ class State:
     """What was used of the data, for a plan that goes on from here; see `Past`."""
     past: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """The plans before this one, as JSON."""
+    faults: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """What the judge of losses remembers; see `Faults`."""
     format: int = FORMAT
 
     @classmethod
-    def of(cls, step: int, plan: Plan) -> State:
+    def of(cls, step: int, plan: Plan, faults: dict[str, list[float]]) -> State:
         """The state after ``step`` updates."""
-        return cls(**vars(plan.until(step)), past=[asdict(each) for each in plan.past])
+        past = [asdict(each) for each in plan.past]
+        return cls(**vars(plan.until(step)), past=past, faults=faults)
 
     @property
     def plans(self) -> list[Past]:
@@ -78,42 +84,26 @@ class State:
         return Past.read({name: getattr(self, name) for name in names})
 
 
-def save(
-    root: Path,
-    state: State,
-    *,
-    engine: Engine,
-    config: configuration.RunConfig,
-    tokenizer: Path,
-    model: Decoder,
-    optimizer: torch.optim.Optimizer,
-) -> Path:
-    """Write ``root/step_…`` and return it; every process must call this.
+def path(root: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` updates lies."""
+    return root / f"step_{step:08d}"
 
-    A process that dies at any moment leaves either the whole folder or none of that name.
-    """
-    folder, partial = root / f"step_{state.step:08d}", root / f"step_{state.step:08d}.partial"
-    if folder.exists():
-        return folder
-    if engine.rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        (partial / "config.yaml").write_text(configuration.to_yaml(config))
-        shutil.copyfile(tokenizer, partial / "tokenizer.json")
-        if tokenizer.with_name("manifest.json").is_file():
-            around = Manifest.read(tokenizer.parent).tokenizer.around
-            (partial / "special_tokens.json").write_text(json.dumps(around) + "\n")
-        (partial / "state.json").write_text(json.dumps(asdict(state)) + "\n")
-    barrier(engine)
-    engine.save(partial, model, optimizer)
-    barrier(engine)
-    if engine.rank == 0:
-        for path in (*partial.rglob("*"), partial):
-            sync(path)
-        partial.rename(folder)
-        sync(root)
-    barrier(engine)
-    return folder
+
+def describe(
+    folder: Path, *, state: State, config: configuration.RunConfig, tokenizer: Path
+) -> list[Path]:
+    """Write all of a checkpoint but its tensors and its manifest; the files."""
+    texts = {
+        "config.yaml": configuration.to_yaml(config),
+        "tokenizer.json": tokenizer.read_text(encoding="utf-8"),
+        "state.json": json.dumps(asdict(state)) + "\n",
+    }
+    if tokenizer.with_name("manifest.json").is_file():
+        around = Manifest.read(tokenizer.parent).tokenizer.around
+        texts["special_tokens.json"] = json.dumps(around) + "\n"
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
 
 
 def read_state(folder: Path) -> State:
@@ -131,39 +121,100 @@ def read_state(folder: Path) -> State:
     return state
 
 
-def latest(root: Path) -> Path | None:
-    """The newest whole checkpoint below ``root``."""
-    return max(_all(root), default=None)
+def newest(root: Path, damaged: Mapping[Path, str]) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint below ``root`` that seems whole; contents of tensors are not read.
+
+    Args:
+        root: of the checkpoints.
+        damaged: what is known to be wrong with some.
+
+    Returns:
+        The folder, None if there never was one; and what is wrong with each that is newer.
+
+    Raises:
+        ValueError: there are some, and none of them is whole.
+    """
+    found = dict(damaged)
+    for folder in sorted(_all(root), reverse=True):
+        if folder not in found:
+            try:
+                _check_outside(folder)
+                return folder, found
+            except ValueError as error:
+                found[folder] = str(error)
+    if found:
+        raise ValueError(f"no checkpoint is whole: {'; '.join(found.values())}")
+    return None, found
 
 
 def find(path: Path) -> Path:
-    """The checkpoint that a path means: a run folder's latest, or the folder itself.
+    """The checkpoint that a path means: a run folder's newest, or the folder itself; verified.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is damaged.
     """
-    if (path / "state.json").is_file():
-        return path
-    found = latest(path / "checkpoints")
-    if found is None:
+    folder = (
+        path if (path / "state.json").is_file() else max(_all(path / "checkpoints"), default=None)
+    )
+    if folder is None:
         raise ValueError(
             f"checkpoint={path} holds no checkpoint: give a run folder or a step folder"
         )
-    return found
+    try:
+        check(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}: give checkpoint= another step folder of the run") from error
+    return folder
 
 
-def retain(root: Path, keep: int | None) -> None:
-    """Keep the newest ``keep`` checkpoints; remove older ones and what was left half-written."""
-    for old in sorted(_all(root))[:-keep] if keep else []:
-        old.rename(old.with_name(f"{old.name}.partial"))
+def regular(root: Path, every: int | None) -> Path | None:
+    """The newest checkpoint that was written in its turn, not because a run was stopped."""
+    steps = [folder for folder in _all(root) if every and step_of(folder) % every == 0]
+    return max(steps, default=None)
+
+
+def retain(root: Path, keep: CheckpointSection) -> None:
+    """Remove what need not stay; the newest that was written in its turn always does."""
+    folders = sorted(_all(root))
+    for old in folders[: -keep.keep] if keep.keep else []:
+        for_ever = keep.keep_every and step_of(old) % keep.keep_every == 0
+        if not for_ever and old != regular(root, keep.every):
+            remove(old)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; whoever looks meanwhile finds all of it or none."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    folder.rename(partial)
+    shutil.rmtree(partial)
+
+
+def clean(root: Path, damaged: Iterable[Path] = ()) -> None:
+    """Remove what was left half-written, and set damaged checkpoints aside under another name."""
     for partial in root.glob("step_*.partial"):
-        shutil.rmtree(partial)
+        if not partial.is_symlink():
+            shutil.rmtree(partial)
+    for folder in damaged:
+        names = (folder.with_name(f"{folder.name}.damaged{n or ''}") for n in count())
+        folder.rename(next(name for name in names if not os.path.lexists(name)))
 
 
-def barrier(engine: Engine) -> None:
-    """Wait until every process is here."""
-    engine.total(torch.zeros((), device=engine.device)).item()
+def _check_outside(folder: Path) -> None:
+    """See that a checkpoint has all its files, and that the small ones are as they were written."""
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link: copy the checkpoint there")
+    manifest = Contents.read(folder / NAME)
+    manifest.check_sizes(folder)
+    small = [name for name in manifest.files if "/" not in name]
+    for problem in manifest.check_contents(folder, small).values():
+        raise ValueError(problem)
 
 
 def _all(root: Path) -> list[Path]:
-    return [p for p in root.glob("step_*") if p.suffix != ".partial"]
+    """Checkpoints below ``root``, whole or damaged."""
+    return [each for each in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", each.name)]
+
+
+def step_of(folder: Path) -> int:
+    """After how many updates a checkpoint was written, by its name."""
+    return int(folder.name.removeprefix("step_"))

@@ -28,6 +28,7 @@ from lmtrain.train.tensors import (
 )
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from pathlib import Path
 
     from torch import Tensor
@@ -56,6 +57,10 @@ class Engine(Protocol):
 
     def step(self, optimizer: torch.optim.Optimizer, *, lr: float, clip: float | None) -> float:
         """Update the parameters at ``lr``, clear the gradients; the norm before clipping."""
+        ...
+
+    def discard(self, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the gradients instead of a step; parameters and optimizer stay as they are."""
         ...
 
     def total(self, values: Tensor) -> Tensor:
@@ -127,6 +132,10 @@ class LocalEngine:
         optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def discard(self, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the gradients instead of a step."""
+        optimizer.zero_grad(set_to_none=True)
+
     def total(self, values: Tensor) -> Tensor:
         """The values themselves."""
         return values
@@ -164,12 +173,15 @@ class LocalEngine:
 class FsdpEngine(LocalEngine):
     """FSDP2 over every process of the group: gloo on CPUs, nccl on GPUs."""
 
-    def __init__(self, config: EngineConfig, parallel: ParallelConfig) -> None:
+    def __init__(
+        self, config: EngineConfig, parallel: ParallelConfig, *, timeout: timedelta | None
+    ) -> None:
         super().__init__(config)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(self.device)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timeout)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.place = Place.of(self.rank, self.world, parallel.sequence)
         self._parallel, self._traffic = parallel, Traffic()
@@ -209,10 +221,17 @@ class FsdpEngine(LocalEngine):
         shard(model, init_device_mesh(self.device.type, (self.world,)))
 
 
-def open_engine(config: EngineConfig, parallel: ParallelConfig, *, world: int) -> LocalEngine:
-    """The engine for ``world`` processes; with several, joins their group."""
+def open_engine(
+    config: EngineConfig, parallel: ParallelConfig, *, world: int, timeout: timedelta | None = None
+) -> LocalEngine:
+    """The engine for ``world`` processes; with several, joins their group.
+
+    ``timeout`` is how long a process waits for another one; None is torch's own.
+    """
     engines = {EngineKind.fsdp: FsdpEngine}
-    return LocalEngine(config) if world == 1 else engines[config.kind](config, parallel)
+    if world == 1:
+        return LocalEngine(config)
+    return engines[config.kind](config, parallel, timeout=timeout)
 
 
 def choose_device(device: Device) -> torch.device:

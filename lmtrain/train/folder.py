@@ -9,13 +9,14 @@ import fcntl
 import json
 import os
 from contextlib import contextmanager
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from lmtrain.config import RunConfig, flat, read, to_yaml
-from lmtrain.train.checkpoint import State, latest, read_state
+from lmtrain.train.checkpoint import State, clean, newest, read_state, retain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lmtrain.data.plan import Plan
@@ -26,6 +27,10 @@ FIXED = ("run.seed", "model.", "optim.", "train.z_loss")
 
 FREE = ("model.name",)
 """Keys among them that decide nothing."""
+
+PATIENCE_SECONDS, LOOK_SECONDS = 20.0, 0.2
+"""How long processes that a launcher started again wait for those before them to let go of the
+folder, perhaps on another host; and how often they try."""
 
 
 class RunFolder:
@@ -52,7 +57,7 @@ class RunFolder:
                 f"run.dir={self.path} cannot be written ({error}): choose another"
             ) from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
             yield
         except BlockingIOError as error:
             raise ValueError(
@@ -61,8 +66,10 @@ class RunFolder:
         finally:
             os.close(lock)
 
-    def start(self, config: RunConfig, *, step: int) -> None:
-        """Write the configuration, and forget what was reported after ``step``."""
+    def start(self, config: RunConfig, *, step: int, damaged: Iterable[Path] = ()) -> None:
+        """Write the configuration, forget reports after ``step``, clear up checkpoints."""
+        clean(self.checkpoints, damaged)
+        retain(self.checkpoints, config.checkpoint)
         _replace(self.path / "config.yaml", to_yaml(config))
         metrics = self.path / "metrics.jsonl"
         kept = [line for line in metrics.read_text().splitlines() if _step(line) <= step]
@@ -84,20 +91,31 @@ class RunFolder:
         return int(done.read_text()) if done.exists() else None
 
     def resume(
-        self, config: RunConfig, build: Callable[[Sequence[Past]], Plan]
-    ) -> tuple[Plan, tuple[Path, State] | None]:
-        """The plan of this run, and the checkpoint that it continues from; None for a new run.
+        self,
+        config: RunConfig,
+        build: Callable[[Sequence[Past]], Plan],
+        damaged: Mapping[Path, str],
+    ) -> tuple[Plan, tuple[Path, State] | None, dict[Path, str]]:
+        """How a run goes on.
 
         Args:
             config: of the run.
             build: gives the plan that goes on from the plans before it.
+            damaged: what is known to be wrong with some checkpoints.
+
+        Returns:
+            Its plan; the checkpoint that it continues from, None for a new run; and what is wrong
+            with newer ones.
 
         Raises:
-            ValueError: what is there is another run.
+            ValueError: what is there is another run, or is all damaged.
         """
-        folder = latest(self.checkpoints)
+        try:
+            folder, damaged = newest(self.checkpoints, damaged)
+        except ValueError as error:
+            raise ValueError(f"run.dir={self.path}: {error}: choose another run.dir") from error
         if folder is None and self.finished() is None:
-            return build([]), None
+            return build([]), None, damaged
         if folder is None:
             raise ValueError(
                 f"run.dir={self.path} is finished at step {self.finished()}, but its checkpoints "
@@ -106,11 +124,27 @@ class RunFolder:
         state = read_state(folder)
         try:
             _require_same(state, read(folder / "config.yaml"), config)
-            return _go_on(state, config, build), (folder, state)
+            return _go_on(state, config, build), (folder, state), damaged
         except ValueError as error:
             raise ValueError(
                 f"{folder} cannot continue: {error}; or choose another run.dir"
             ) from error
+
+
+def _lock(descriptor: int) -> None:
+    """Lock at once; under an elastic launcher, as soon as the processes before are gone.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+    """
+    end = monotonic() + (PATIENCE_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else 0)
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if monotonic() >= end:
+                raise
+            sleep(LOOK_SECONDS)
 
 
 def _go_on(state: State, config: RunConfig, build: Callable[[Sequence[Past]], Plan]) -> Plan:

@@ -9,8 +9,11 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from lmtrain.data.fingerprint import row_fingerprint
+from lmtrain.train.manifest import NAME, Manifest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from lmtrain.data.plan import Plan
@@ -45,10 +48,22 @@ def check_finite(grad_norm: float) -> None:
         FloatingPointError: the norm is infinite or not a number.
     """
     if not isfinite(grad_norm):
-        raise FloatingPointError(
-            f"the gradient's norm is {grad_norm}: lower optim.lr, or leave the batch out with "
-            "data.skip_steps; the last checkpoint is untouched"
-        )
+        raise FloatingPointError(f"the gradient's norm is {grad_norm}")
+
+
+def check_checkpoint(engine: Engine, folder: Path) -> None:
+    """See that every file of a checkpoint is as it was written; all processes share the work.
+
+    Raises:
+        ValueError: names the first file that is not, on every process.
+    """
+    manifest = Manifest.read(folder / NAME)
+    names = sorted(manifest.files)
+    found = manifest.check_contents(folder, names[engine.rank :: engine.world])
+    damaged = torch.tensor([name in found for name in names], device=engine.device).long()
+    for name, count in zip(names, engine.total(damaged).tolist(), strict=True):
+        if count:
+            raise ValueError(f"{folder / name} does not have the contents that were written")
 
 
 def check_same_batch(engine: Engine, plan: Plan, step: int) -> None:

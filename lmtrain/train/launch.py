@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from lmtrain.config import RunConfig, require
-from lmtrain.train.stop import say_stopping
-from lmtrain.train.trainer import Outcome, open_run, train
+from lmtrain.train.opening import open_run
+from lmtrain.train.stop import SIGNALS, say_stopping
+from lmtrain.train.trainer import Outcome, train
 
 if TYPE_CHECKING:
     from types import FrameType
 
 
 def launch(config: RunConfig) -> int:
-    """Train as the configuration says; the exit code, 128 + signal when a signal stopped it.
+    """Train as the configuration says; the exit code, which says so when a signal stopped it.
 
     Under torchrun this process is one of the workers already. Otherwise ``launch.nproc`` decides:
     one process trains right here, several are started on this machine.
@@ -40,15 +41,15 @@ def launch(config: RunConfig) -> int:
         )
         return 0
     _share_cores(config.launch.threads, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
-    if joined or world == 1:
+    if joined or (world == 1 and not config.launch.restarts):
         outcome = train(opened, world=world, alone=not joined)
     else:
         outcome = _spawn(config)
-    return 0 if outcome.signal is None else 128 + outcome.signal
+    return 0 if outcome.signal is None else config.launch.exit_code(outcome.signal)
 
 
 def _spawn(config: RunConfig) -> Outcome:
-    """Start the workers on this machine and wait for them."""
+    """Start the workers on this machine, again if they die, and wait for them."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -59,21 +60,28 @@ def _spawn(config: RunConfig) -> Outcome:
         nproc_per_node=config.launch.nproc,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        max_restarts=config.launch.restarts,
         signals_to_handle="SIGHUP",  # the others are relayed here: it would end saving workers
     )
     with _relayed_signals() as heard:
         try:
-            outcome = elastic_launch(settings, _work)(config)[0]
+            outcome = elastic_launch(settings, _work)(config, heard)[0]
             return replace(outcome, signal=heard[0]) if heard and outcome.signal else outcome
         except ChildFailedError as error:
-            if heard:
-                raise KeyboardInterrupt from error
+            if heard:  # they left when their time was up
+                return Outcome(step=0, signal=heard[0])
             raise SystemExit("lmtrain: a worker failed; what it said stands above") from error
 
 
-def _work(config: RunConfig) -> Outcome:
-    """One worker. Ctrl-C reaches it as the SIGTERM that the parent relays."""
+def _work(config: RunConfig, heard: list[int]) -> Outcome:
+    """One worker. Ctrl-C reaches it as the SIGTERM that the parent relays.
+
+    Args:
+        config: of the run.
+        heard: signals that the parent had heard when it started this worker.
+    """
+    if heard:
+        return Outcome(step=0, signal=heard[0])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _share_cores(config.launch.threads, config.launch.nproc)
     return train(open_run(config), world=config.launch.nproc, alone=False)
@@ -86,13 +94,17 @@ def _relayed_signals() -> Iterator[list[int]]:
 
     def relay(number: int, _: FrameType | None) -> None:
         heard.append(number)
-        if len(heard) == 1:
+        first = len(heard) == 1
+        if first:
             say_stopping()
+        passed_on = signal.SIGTERM if number == signal.SIGINT else number
         for worker in multiprocessing.active_children():
             if worker.pid is not None:
-                os.kill(worker.pid, signal.SIGTERM if len(heard) == 1 else signal.SIGKILL)
+                os.kill(worker.pid, passed_on if first else signal.SIGKILL)
+        if not first:
+            raise KeyboardInterrupt
 
-    before = {n: signal.signal(n, relay) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, relay) for n in SIGNALS}
     try:
         yield heard
     finally:

@@ -6,6 +6,7 @@ Times are seconds, losses nats per target, memory and messages bytes.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
 
 
@@ -93,7 +94,20 @@ class NormsReport:
     and letter."""
 
 
-Values = StartReport | StepReport | ValidationReport | NormsReport
+@dataclass(frozen=True, kw_only=True)
+class FaultReport:
+    """The batch of ``step`` was left out; its `StepReport` has its loss and no gradient's norm."""
+
+    step: int
+    fault: str
+    """What was wrong, in words."""
+    back: int
+    """The parameters are those after this step; ``step`` where nothing went back."""
+    faults: int
+    """Batches left out since step 0."""
+
+
+Values = StartReport | StepReport | ValidationReport | NormsReport | FaultReport
 """Reports that are lines of ``metrics.jsonl``."""
 
 Report = Values | str
@@ -101,5 +115,6 @@ Report = Values | str
 
 
 def values(report: Values) -> dict[str, Any]:
-    """What a report says, by name."""
-    return {name: value for name, value in asdict(report).items() if value != {}}
+    """What a report says, by name; a number that is not finite is None, which JSON knows."""
+    said = {name: value for name, value in asdict(report).items() if value != {}}
+    return {n: None if isinstance(v, float) and not isfinite(v) else v for n, v in said.items()}

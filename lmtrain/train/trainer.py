@@ -5,68 +5,42 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
+from math import nan
 from signal import SIGTERM
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from lmtrain.config import RunConfig
 from lmtrain.data.loader import Loader
-from lmtrain.data.plan import Plan
-from lmtrain.data.sources import Corpus, open_data, open_validation
 from lmtrain.data.summary import summarize
-from lmtrain.data.validations import Validations
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.ops.backend import bind, describe
 from lmtrain.parallelize import write
+from lmtrain.settings.faults import FaultPolicy
 from lmtrain.train import checkpoint
 from lmtrain.train.device import begun, peak_flops, peak_memory
 from lmtrain.train.engine import Engine, open_engine
-from lmtrain.train.folder import RunFolder
-from lmtrain.train.invariants import check_initialized, check_same_batch
+from lmtrain.train.faults import Faults
+from lmtrain.train.invariants import check_checkpoint, check_initialized, check_same_batch
+from lmtrain.train.lost import naming
 from lmtrain.train.norms import measure
 from lmtrain.train.observers import Everyone, observers
+from lmtrain.train.opening import Opened, verified
 from lmtrain.train.optim import build_optimizer
 from lmtrain.train.profiler import Profiler
-from lmtrain.train.report import StepReport
+from lmtrain.train.report import FaultReport, StepReport
 from lmtrain.train.samples import write_samples
+from lmtrain.train.saver import Saver
 from lmtrain.train.schedule import learning_rate
 from lmtrain.train.stop import StopRequest
 from lmtrain.train.validate import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lmtrain.batch import Batch
-    from lmtrain.data.replan import Past
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """Everything a run needs, found to fit together."""
-
-    config: RunConfig
-    """Resolved: the model's vocabulary is decided."""
-    store: Corpus
-    plan: Plan
-    validations: Validations
-    folder: RunFolder
-    start: tuple[Path, checkpoint.State] | None
-    """The checkpoint to continue from."""
-
-    @property
-    def first_step(self) -> int:
-        """Updates already made."""
-        return self.start[1].step if self.start else 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.folder.finished() is not None and self.first_step == self.config.train.steps
+    from lmtrain.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,35 +52,6 @@ class Outcome:
     """What stopped it before its last step."""
 
 
-def open_run(config: RunConfig) -> Opened:
-    """Open what a checked configuration names; nothing is written into the run folder.
-
-    Raises:
-        ValueError: the data, the model and the run folder do not fit together.
-    """
-    store = open_data(config.data)
-    config = config.resolved(store.vocab_size)
-
-    def build(past: Sequence[Past]) -> Plan:
-        return Plan.build(
-            store,
-            config.curriculum,
-            seed=config.run.seed,
-            tokens_per_step=config.train.tokens_per_step,
-            skip_steps=config.data.skip_steps,
-            steps=config.train.steps,
-            past=past,
-        )
-
-    others = open_validation(config.data, store)
-    validations = Validations.of(store, others, config.curriculum, tokens=config.validation.tokens)
-    folder = RunFolder(Path(config.run.dir))
-    plan, start = folder.resume(config, build)
-    return Opened(
-        config=config, store=store, plan=plan, validations=validations, folder=folder, start=start
-    )
-
-
 def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
     """Train to the last step, or until a signal asks to stop.
 
@@ -115,17 +60,22 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
         world: processes that take part; every one of them calls this.
         alone: no launcher stands between this process and the terminal.
     """
-    config, first = opened.config, opened.first_step
-    engine = open_engine(config.engine, config.parallel, world=world)
+    config, launch = opened.config, opened.config.launch
+    engine = open_engine(config.engine, config.parallel, world=world, timeout=launch.timeout)
     leads = engine.rank == 0
     with ExitStack() as held:
         if leads:
             held.enter_context(opened.folder.claimed())
-            opened.folder.start(config, step=first)
-            checkpoint.retain(opened.folder.checkpoints, config.checkpoint.keep)
-        tell = held.enter_context(closing(observers(config, rank=engine.rank, first_step=first)))
-        tell(summarize(opened.plan, config.train.steps))
-        with closing(engine), StopRequest(insist=alone) as stop:
+        with closing(engine), StopRequest(launch, insist=alone) as stop, naming(engine, stop):
+            opened = verified(opened, engine)
+            first = opened.first_step
+            if leads:
+                opened.folder.start(config, step=first, damaged=opened.damaged)
+            tell = closing(observers(config, rank=engine.rank, first_step=first))
+            tell = held.enter_context(tell)
+            for damage in opened.damaged.values():
+                tell(f"{damage}: going on from the newest checkpoint that is whole, step {first}")
+            tell(summarize(opened.plan, config.train.steps))
             tell(describe(config.ops, engine.device))
             tell(begun(config, engine.device, step=first, processes=world))
             model, optimizer = birth(config, engine)
@@ -143,9 +93,9 @@ def conclude(opened: Opened, outcome: Outcome, tell: Everyone) -> None:
     if outcome.step < opened.config.train.steps:
         tell(f"stopped after step {outcome.step}: the same command continues")
         return
-    newest, config = checkpoint.find(folder.path), opened.config
+    config = opened.config
     for text in write_samples(
-        newest,
+        checkpoint.path(folder.checkpoints, outcome.step),
         opened.store,
         config.samples,
         folder=folder.samples,
@@ -173,7 +123,9 @@ class Update(NamedTuple):
 
     loss: float
     """Mean over the targets of the global batch."""
+    lr: float
     grad_norm: float
+    """Not a number for a batch that was left out."""
     forward_backward: float
     update: float
     """Seconds of the host; see `StepReport`."""
@@ -194,6 +146,17 @@ class Training:
     tell: Everyone
     stop: StopRequest
 
+    def __post_init__(self) -> None:
+        opened, memory = self.opened, self.opened.start[1].faults if self.opened.start else {}
+        self.faults = Faults(self.config.faults, memory)
+        self.saver = Saver(
+            opened.folder.checkpoints,
+            self.engine,
+            config=self.config,
+            tokenizer=opened.store.folder / "tokenizer.json",
+            tell=self.tell,
+        )
+
     def fit(self) -> Outcome:
         """The loop: update, report, validate, save."""
         config, first, steps = self.config, self.opened.first_step, self.config.train.steps
@@ -201,8 +164,9 @@ class Training:
         if _due(first, config.validation.every) and not self.opened.folder.validated(first):
             self.validate(first)  # it was stopped before it could
         clock = perf_counter()
-        with self._loader(first) as loader, self._profiler() as profile:
+        with self._loader(first) as loader, self._profiler() as profile, closing(self.saver):
             for step, batches in enumerate(loader, first + 1):
+                self.stop.doing = f"step {step}"
                 profile(step)
                 update = self.update(step - 1, batches)
                 seconds = perf_counter() - clock
@@ -212,6 +176,8 @@ class Training:
                     self.validate(step)
                 if last or stopped or _due(step, config.checkpoint.every):
                     self.save(step)
+                if last or stopped:
+                    self.saver.finish(must=True)
                 if stopped and not last:
                     return Outcome(step=step, signal=self.stop.signal or SIGTERM)
                 clock = perf_counter()
@@ -222,7 +188,7 @@ class Training:
         config, targets = self.config, self.opened.plan.targets(index)
         self.engine.sent()  # what a validation sent is not this step's
         started = perf_counter()
-        sums = torch.zeros(3, dtype=torch.float64, device=self.engine.device)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.engine.device)
         for batch in batches:
             losses = self.model(
                 batch.tokens, batch.layout, batch.targets, z_loss=config.train.z_loss
@@ -232,20 +198,46 @@ class Training:
         computed, sent = perf_counter(), self.engine.sent()
         if _due(index + 1, config.logging.norms_every):
             self.tell(measure(self.model, self.engine, batches, step=index + 1))
-        lr = learning_rate(index, steps=config.train.steps, optim=config.optim)
         measured = perf_counter()
-        grad_norm = self.engine.step(self.optimizer, lr=lr, clip=config.optim.clip)
+        sums[1:] = torch.tensor([sent, self.stop.signal is not None, self.saver.failed])
+        nll, sent, stops, failures = self.engine.total(sums).tolist()
+        loss, grad_norm = nll / targets, nan
+        lr = learning_rate(index, steps=config.train.steps, optim=config.optim)
+        fault = self.faults.judge(loss)
+        if not fault:
+            try:
+                grad_norm = self.engine.step(self.optimizer, lr=lr, clip=config.optim.clip)
+                self.faults.accept(loss)
+            except FloatingPointError as error:
+                fault = str(error)
         updated = perf_counter()
-        sums[1], sums[2] = self.stop.signal is not None, sent
-        nll, stops, sent = self.engine.total(sums).tolist()
+        if failures or fault:
+            self.saver.finish()
+        if fault:
+            self.leave_out(index + 1, fault)
         return Update(
-            loss=nll / targets,
+            loss=loss,
+            lr=lr,
             grad_norm=grad_norm,
             forward_backward=computed - started,
             update=updated - measured,
             sp_bytes=int(sent),
             stopped=stops > 0,
         )
+
+    def leave_out(self, step: int, fault: str) -> None:
+        """Go on without the batch of ``step``, as ``faults.policy`` says."""
+        self.engine.discard(self.optimizer)
+        self.faults.note(step, fault)
+        policy, back = self.config.faults.policy, step
+        if policy is FaultPolicy.rollback:
+            folder = self.saver.regular()
+            check_checkpoint(self.engine, folder)
+            self.engine.load(folder, self.model, self.optimizer)
+            state = checkpoint.read_state(folder)
+            self.faults.restore(state.faults)
+            back = state.step
+        self.tell(FaultReport(step=step, fault=fault, back=back, faults=self.faults.count))
 
     def validate(self, step: int) -> None:
         """Report the loss on documents that are never trained on."""
@@ -256,20 +248,11 @@ class Training:
             self.tell(validate(self.model, sets, self.engine, step=step, row=row))
 
     def save(self, step: int) -> None:
-        """Write a checkpoint and remove those that are too old."""
+        """Begin to write a checkpoint."""
+        self.stop.doing = f"the checkpoint of step {step}"
         check_same_batch(self.engine, self.opened.plan, step)
-        config, folder = self.config, self.opened.folder
-        checkpoint.save(
-            folder.checkpoints,
-            checkpoint.State.of(step, self.opened.plan),
-            engine=self.engine,
-            config=config,
-            tokenizer=self.opened.store.folder / "tokenizer.json",
-            model=self.model,
-            optimizer=self.optimizer,
-        )
-        if self.engine.rank == 0:
-            checkpoint.retain(folder.checkpoints, config.checkpoint.keep)
+        state = checkpoint.State.of(step, self.opened.plan, self.faults.memory)
+        self.saver.save(state, self.model, self.optimizer)
 
     @property
     def config(self) -> RunConfig:
@@ -305,7 +288,7 @@ class Training:
         return StepReport(
             step=step,
             loss=update.loss,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=update.lr,
             grad_norm=update.grad_norm,
             tokens=self.opened.plan.tokens(step),
             length=length,

@@ -12,11 +12,13 @@ from torch import Tensor
 from lmtrain.config import RunConfig, compose
 from lmtrain.models.decoder import Decoder
 from lmtrain.ops.remat import full, selective
+from lmtrain.settings.checkpoint import CheckpointSection
 from lmtrain.settings.engine import Device, EngineConfig, Remat
 from lmtrain.train import checkpoint
 from lmtrain.train.checkpoint import State
 from lmtrain.train.engine import LocalEngine
-from lmtrain.train.tensors import model_tensors, optimizer_tensors
+from lmtrain.train.saver import Saver
+from lmtrain.train.tensors import Snapshot, model_tensors, optimizer_tensors
 from lmtrain.train.trainer import birth
 
 if TYPE_CHECKING:
@@ -41,17 +43,11 @@ def write(tmp_path: Path, config: RunConfig, engine: LocalEngine) -> Callable[[i
     tokenizer.write_text("{}")
 
     def write(step: int, born: Born) -> Path:
-        model, optimizer = born
-        return checkpoint.save(
-            tmp_path / "checkpoints",
-            State(step=step, plan="p", identity={"run.seed": 0}),
-            engine=engine,
-            config=config,
-            tokenizer=tokenizer,
-            model=model,
-            optimizer=optimizer,
-        )
+        saver.save(State(step=step, plan="p", identity={"run.seed": 0}), *born)
+        saver.finish(must=True)
+        return checkpoint.path(tmp_path / "checkpoints", step)
 
+    saver = Saver(tmp_path / "checkpoints", engine, config=config, tokenizer=tokenizer, tell=print)
     return write
 
 
@@ -115,7 +111,7 @@ def test_damage_is_told(
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text('{"step": 1, "plan": "p", "identity": {}, "format": 99}')
-    with pytest.raises(ValueError, match="format 99, this version reads 1"):
+    with pytest.raises(ValueError, match="format 99, this version reads 2"):
         checkpoint.read_state(tmp_path)
 
 
@@ -128,29 +124,42 @@ def test_a_process_that_dies_while_writing_leaves_no_checkpoint(
     born = trained(config, engine)
     good = write(1, born)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(Snapshot, "write", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
+        with pytest.raises(RuntimeError, match="died"):
             write(2, born)
-    assert checkpoint.latest(good.parent) == good
-    checkpoint.retain(good.parent, None)
+    assert checkpoint.newest(good.parent, {}) == (good, {})
+    checkpoint.clean(good.parent)
     assert list(good.parent.iterdir()) == [good]
 
 
-def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    for step in (5, 40, 100, 20):
-        (tmp_path / f"step_{step:08d}").mkdir()
-    checkpoint.retain(tmp_path, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000040", "step_00000100"]
-    checkpoint.retain(tmp_path, None)
-    assert checkpoint.latest(tmp_path) == tmp_path / "step_00000100"
+def left(root: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in root.iterdir())
 
 
-def test_a_path_means_a_run_or_a_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("keep", "stay"),
+    [
+        (CheckpointSection(keep=2, every=5), [95, 100]),
+        (CheckpointSection(keep=None), [5, 20, 40, 93, 95, 100]),
+        (CheckpointSection(keep=1, every=20, keep_every=20), [20, 40, 100]),
+        (CheckpointSection(keep=2, every=40), [40, 95, 100]),  # runs were stopped after 95 and 100
+    ],
+)
+def test_what_stays(tmp_path: Path, keep: CheckpointSection, stay: list[int]) -> None:
+    for step in (5, 40, 100, 20, 93, 95):
+        checkpoint.path(tmp_path, step).mkdir()
+    checkpoint.retain(tmp_path, keep)
+    assert sorted(checkpoint.step_of(path) for path in tmp_path.iterdir()) == stay
+
+
+def test_a_path_means_a_run_or_a_step(
+    tmp_path: Path, config: RunConfig, engine: LocalEngine, write: Callable[[int, Born], Path]
+) -> None:
     with pytest.raises(ValueError, match="holds no checkpoint: give a run folder"):
         checkpoint.find(tmp_path)
-    step = tmp_path / "checkpoints" / "step_00000002"
-    step.mkdir(parents=True)
-    (step / "state.json").write_text("{}")
+    born = trained(config, engine)
+    write(1, born)
+    step = write(2, born)
     assert checkpoint.find(tmp_path) == checkpoint.find(step) == step
 
 
@@ -185,7 +194,7 @@ def test_a_broken_gradient_leaves_the_weights_alone(config: RunConfig, engine: L
     before = tensors(born)
     for parameter in born[0].parameters():
         parameter.grad = torch.full_like(parameter, torch.inf)
-    with pytest.raises(FloatingPointError, match=r"lower optim\.lr"):
+    with pytest.raises(FloatingPointError, match="norm is inf"):
         engine.step(born[1], lr=0.1, clip=1.0)
     after = tensors(born)
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -14,7 +14,8 @@ from lmtrain.config import RunConfig, compose, read, to_yaml
 from lmtrain.settings.optim import OptimConfig
 from lmtrain.settings.run import RunSection
 from lmtrain.train.folder import RunFolder
-from lmtrain.train.trainer import open_run
+from lmtrain.train.manifest import Manifest
+from lmtrain.train.opening import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,8 +76,9 @@ def begun(tiny: list[str], tmp_path: Path) -> RunConfig:
     step = tmp_path / "run" / "checkpoints" / "step_00000005"
     step.mkdir(parents=True)
     (step / "config.yaml").write_text(to_yaml(opened.config))
-    state = {"step": 5, "plan": opened.plan.hash, "identity": opened.plan.identity, "format": 1}
+    state = {"step": 5, "plan": opened.plan.hash, "identity": opened.plan.identity, "format": 2}
     (step / "state.json").write_text(json.dumps(state))
+    Manifest.of(step, list(step.iterdir())).write(step / "manifest.json")
     return config
 
 

@@ -6,13 +6,14 @@ import signal
 
 import pytest
 
+from lmtrain.settings.launch import LaunchSection
 from lmtrain.train.stop import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_remembered_and_the_second_insists(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with StopRequest(insist=True) as stop:
+    with StopRequest(LaunchSection(), insist=True) as stop:
         assert stop.signal is None
         signal.raise_signal(number)
         assert stop.signal == number
@@ -22,7 +23,7 @@ def test_the_first_signal_is_remembered_and_the_second_insists(number: signal.Si
 
 
 def test_under_a_launcher_signals_repeat_without_harm() -> None:
-    with StopRequest(insist=False) as stop:
+    with StopRequest(LaunchSection(), insist=False) as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         assert stop.signal == signal.SIGINT
@@ -31,7 +32,7 @@ def test_under_a_launcher_signals_repeat_without_harm() -> None:
 def test_ignored_signals_stay_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with StopRequest(insist=True) as stop:
+        with StopRequest(LaunchSection(), insist=True) as stop:
             signal.raise_signal(signal.SIGINT)
             assert stop.signal is None
     finally:

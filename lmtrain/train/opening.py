@@ -1,0 +1,102 @@
+"""What a run needs before it can train: data, plan, folder, and the checkpoint it goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmtrain.config import RunConfig
+from lmtrain.data.plan import Plan
+from lmtrain.data.sources import Corpus, open_data, open_validation
+from lmtrain.data.validations import Validations
+from lmtrain.train.checkpoint import State
+from lmtrain.train.folder import RunFolder
+from lmtrain.train.invariants import check_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lmtrain.data.replan import Past
+    from lmtrain.train.engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """Everything a run needs, found to fit together."""
+
+    config: RunConfig
+    """Resolved: the model's vocabulary is decided."""
+    store: Corpus
+    plan: Plan
+    validations: Validations
+    folder: RunFolder
+    start: tuple[Path, State] | None
+    """The checkpoint to continue from."""
+    damaged: dict[Path, str] = field(default_factory=dict["Path", str])
+    """What is wrong with newer checkpoints."""
+
+    @property
+    def first_step(self) -> int:
+        """Updates already made."""
+        return self.start[1].step if self.start else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.folder.finished() is not None and self.first_step == self.config.train.steps
+
+
+def open_run(config: RunConfig, damaged: Mapping[Path, str] | None = None) -> Opened:
+    """Open what a checked configuration names; nothing is written into the run folder.
+
+    Args:
+        config: of the run.
+        damaged: what is known to be wrong with some of its checkpoints.
+
+    Raises:
+        ValueError: the data, the model and the run folder do not fit together.
+    """
+    store = open_data(config.data)
+    config = config.resolved(store.vocab_size)
+
+    def build(past: Sequence[Past]) -> Plan:
+        return Plan.build(
+            store,
+            config.curriculum,
+            seed=config.run.seed,
+            tokens_per_step=config.train.tokens_per_step,
+            skip_steps=config.data.skip_steps,
+            steps=config.train.steps,
+            past=past,
+        )
+
+    others = open_validation(config.data, store)
+    validations = Validations.of(store, others, config.curriculum, tokens=config.validation.tokens)
+    folder = RunFolder(Path(config.run.dir))
+    plan, start, found = folder.resume(config, build, damaged or {})
+    return Opened(
+        config=config,
+        store=store,
+        plan=plan,
+        validations=validations,
+        folder=folder,
+        start=start,
+        damaged=found,
+    )
+
+
+def verified(opened: Opened, engine: Engine) -> Opened:
+    """The same run, from the newest checkpoint whose contents are whole; every process calls this.
+
+    Raises:
+        ValueError: there are checkpoints, and none is whole.
+    """
+    while opened.start:
+        folder = opened.start[0]
+        try:
+            check_checkpoint(engine, folder)
+            break
+        except ValueError as error:
+            opened = open_run(opened.config, {**opened.damaged, folder: str(error)})
+    return opened
