@@ -26,6 +26,7 @@ lmtrain pretrains long-context language models that mix attention and recurrence
 Begin with
   lmtrain train                              a small hybrid learns the embedded text, in minutes
   lmtrain generate checkpoint=runs/default   it writes
+  lmtrain report run=runs/default            its curves, on one page
   lmtrain inspect model=hybrid_3to1          parameters and FLOPs of a stack, before any run
 
 Verbs
@@ -71,12 +72,33 @@ def _generate(config: Any) -> int:
     return 0
 
 
+def _export(config: Any) -> int:
+    from lmtrain.export.export import export
+
+    export(config)
+    return 0
+
+
+def _import(config: Any) -> int:
+    from lmtrain.export.importing import import_folder
+
+    import_folder(config)
+    return 0
+
+
 def _inspect(config: Any) -> int:
     from rich.console import Console
 
     from lmtrain.inspect import inspect
 
     Console().print(inspect(config))
+    return 0
+
+
+def _report_runs(config: Any) -> int:
+    from lmtrain.report import report
+
+    report(config)
     return 0
 
 
@@ -111,7 +133,10 @@ VERBS = {
     "prepare": Verb("text files to a token store, and tools on stores", "prepare", _prepare),
     "train": Verb("pretrain; the same command continues a run", "config", _train),
     "generate": Verb("text from a checkpoint", "generate", _generate),
+    "export": Verb("a checkpoint as a folder that transformers loads", "export", _export),
+    "import": Verb("a folder of transformers as a checkpoint", "import", _import),
     "inspect": Verb("the composed model, layer by layer", "config", _inspect),
+    "report": Verb("a run, or several, as one page and in words", "report", _report_runs),
     "bench": Verb("speed of a step, of strategies, of links, of data", "bench", _bench),
 }
 
@@ -192,7 +217,7 @@ def _own_folder(composed: Any) -> bool:
 
     hydra = HydraConfig.get()
     sweep = hydra.mode is RunMode.MULTIRUN
-    if sweep and "run" in composed:
+    if sweep and "train" in composed:
         composed.run.dir = os.path.relpath(hydra.runtime.output_dir)
     return sweep
 

@@ -6,7 +6,8 @@ this module registers the schema with Hydra and imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
@@ -14,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast, overload
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,6 +34,7 @@ from lmtrain.settings.generate import GenerateConfig, SamplesSection
 from lmtrain.settings.launch import LaunchSection
 from lmtrain.settings.logging import LoggingSection
 from lmtrain.settings.optim import OptimConfig
+from lmtrain.settings.report import ReportConfig
 from lmtrain.settings.run import RunSection, TrainSection, ValidationSection
 
 Root = TypeVar("Root")
@@ -69,7 +72,7 @@ class RunConfig:
             *self.curriculum.check(),
             *self.optim.check(),
             *self.parallel.check(world_size),
-            *self.engine.check(self.launch.nproc),
+            *self.engine.check(self.launch.nproc, world_size),
             *self._ops(),
             *self.train.check(),
             *self.validation.check(),
@@ -163,8 +166,19 @@ def compose(overrides: Iterable[str] = (), config_name: str = "config") -> Any:
     Raises:
         hydra.errors.HydraException: an unknown key or option, or a value of the wrong type.
     """
-    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+    directory = str(config_dir())
+    with _aside(), initialize_config_dir(version_base="1.3", config_dir=directory):
         return typed(hydra_compose(config_name, overrides=list(overrides)))
+
+
+@contextmanager
+def _aside() -> Generator[None]:
+    """Put aside the Hydra that runs a verb: it allows no second one beside it."""
+    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def typed(composed: DictConfig) -> Any:
@@ -223,6 +237,7 @@ def _register() -> None:
         "export_schema": ExportConfig,
         "import_schema": ImportConfig,
         "prepare_schema": PrepareConfig,
+        "report_schema": ReportConfig,
         "bench_schema": BenchConfig,
     }.items():
         store.store(name=name, node=root)

@@ -76,6 +76,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("curriculum.min_length=16", "curriculum.max_length=64", "curriculum.cycle_steps=4"),
         *("train.steps=8", "train.tokens_per_step=256", "optim.warmup_steps=2"),
         *("validation.every=4", "validation.tokens=512", "checkpoint.every=3"),
+        "logging.report=false",
         *("samples.count=1", "samples.tokens=4", "samples.prompt_tokens=8"),
     ]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lmtrain.train.observers.live import Live
-from lmtrain.train.report import StartReport, StepReport, ValidationReport
+from lmtrain.train.report import FaultReport, StartReport, StepReport, ValidationReport
 
 if TYPE_CHECKING:
     from lmtrain.train.report import Report
@@ -76,6 +76,9 @@ def line(report: Report) -> str:
             return f"{size:,} parameters,{several} {report.device}, torch {report.torch}"
         case ValidationReport():
             return _validation(report)
+        case FaultReport():
+            back = f", back to step {report.back}" if report.back < report.step else ""
+            return f"step {report.step}  left out: {report.fault}{back}"
         case _:
             return ""
 
