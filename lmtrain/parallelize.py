@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lmtrain.models.mixers.attention import Attention
@@ -29,7 +29,6 @@ from lmtrain.settings.engine import Remat
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed.device_mesh import DeviceMesh
 
     from lmtrain.layout import SequenceLayout
     from lmtrain.models.decoder import Decoder
@@ -178,21 +177,6 @@ def rematerialize(model: Decoder, remat: Remat) -> None:
     again = {Remat.none: None, Remat.selective: selective, Remat.full: full}
     for block in model.blocks:
         block.remat = again[remat]  # type: ignore[assignment]
-
-
-def shard(model: Decoder, mesh: DeviceMesh) -> None:
-    """Cut every parameter over the processes of ``mesh``, block by block (FSDP2).
-
-    Gradients are summed, never averaged: the loss is already divided by the targets of the whole
-    global batch.
-    """
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)
 
 
 def reshard(model: Decoder) -> None:

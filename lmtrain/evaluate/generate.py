@@ -19,7 +19,7 @@ from lmtrain.ops.backend import bind
 from lmtrain.ops.config import OpsConfig
 from lmtrain.settings.engine import Device
 from lmtrain.train.checkpoint import find
-from lmtrain.train.engine import choose_device
+from lmtrain.train.engines import choose_device
 from lmtrain.train.tensors import model_tensors, read_tensors
 
 if TYPE_CHECKING:

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 
 
 class EngineKind(StrEnum):
     """Who holds parameters, gradients and optimizer state when there are several processes."""
 
     fsdp = "fsdp"
+    """torch's FSDP2: each process holds a part of everything, block by block."""
+    ddp = "ddp"
+    """torch's DistributedDataParallel: each process holds everything."""
+    deepspeed = "deepspeed"
+    """DeepSpeed's ZeRO, stage engine.zero."""
+
+
+class Offload(StrEnum):
+    """What is in the host's memory instead of the GPU's."""
+
+    none = "none"
+    optimizer = "optimizer"
+    """Optimizer state and fp32 gradients, where the update is computed (deepspeed)."""
+    parameters = "parameters"
+    """That, and the parameters while they are not computed with (fsdp; deepspeed, zero=3)."""
 
 
 class Precision(StrEnum):
@@ -54,7 +70,18 @@ class EngineConfig:
     """How the model is held and computed."""
 
     kind: EngineKind = EngineKind.fsdp
-    """Used when there are several processes; one process needs none."""
+    """Used when there are several processes; one process needs none. fsdp: parameters, gradients
+    and optimizer state are shared out; ddp: each process holds all; deepspeed: ZeRO by zero."""
+    replicas: int = 1
+    """Copies of the model that fsdp keeps (HSDP): processes / replicas neighbours share each."""
+    prefetch: int = 1
+    """Blocks that fsdp gathers ahead of the one that runs; 0 leaves it to FSDP2."""
+    zero: int | None = None
+    """ZeRO's stage, for deepspeed alone. 1 shares optimizer state, 2 also gradients, 3 also
+    parameters."""
+    offload: Offload = Offload.none
+    """What waits in the host's memory. optimizer: its state and update (deepspeed); parameters:
+    these too (fsdp; deepspeed with zero=3)."""
     precision: Precision = Precision.fp32
     """Dtype of the activations."""
     remat: Remat = Remat.none
@@ -66,8 +93,66 @@ class EngineConfig:
     device: Device = Device.auto
     """Where to compute."""
 
-    def check(self, processes: int = 1) -> list[str]:
-        """Every problem of so many processes on this machine, a sentence each."""
+    def check(self, processes: int = 1, world: int = 1) -> list[str]:
+        """Every problem, a sentence each.
+
+        Args:
+            processes: on this machine.
+            world: on all machines.
+        """
+        return [*self._device(processes), *self._holding(world)]
+
+    def _holding(self, world: int) -> list[str]:
+        """What a kind of engine does not do."""
+        kind, deep = self.kind, self.kind is EngineKind.deepspeed
+        found = [
+            f"engine.{key}={value} is of engine.kind={reader}, and this is {kind}: leave it out"
+            for key, value, default, reader in (
+                ("replicas", self.replicas, 1, EngineKind.fsdp),
+                ("prefetch", self.prefetch, 1, EngineKind.fsdp),
+                ("zero", self.zero, None, EngineKind.deepspeed),
+            )
+            if value != default and kind is not reader
+        ]
+        if deep and self.zero not in (1, 2, 3):
+            found.append(f"engine.zero={self.zero} is no stage of ZeRO: say 1, 2 or 3")
+        if self.replicas < 1 or world % self.replicas:
+            found.append(
+                f"engine.replicas={self.replicas} must divide the {world} processes: each copy of "
+                "the model is shared by equally many"
+            )
+        if self.prefetch < 0:
+            found.append(f"engine.prefetch={self.prefetch} must not be negative")
+        return [*found, *self._offloading(world), *(self._absent() if deep and world > 1 else [])]
+
+    def _offloading(self, world: int) -> list[str]:
+        """Where what is offloaded cannot be."""
+        offload, key = self.offload, f"engine.offload={self.offload}"
+        if offload is Offload.none:
+            return []
+        if world == 1:
+            return [f"{key} needs an engine of several processes: raise launch.nproc, or say none"]
+        match self.kind:
+            case EngineKind.fsdp if offload is Offload.optimizer:
+                return [f"{key} is not what fsdp can do: say parameters, or engine.kind=deepspeed"]
+            case EngineKind.ddp:
+                return [f"{key} is not what ddp can do: say engine.kind=fsdp or deepspeed"]
+            case EngineKind.deepspeed if offload is Offload.parameters and self.zero != 3:  # noqa: PLR2004
+                return [f"{key} needs engine.zero=3, and it is {self.zero}: say optimizer, or 3"]
+            case _:
+                return []
+
+    @staticmethod
+    def _absent() -> list[str]:
+        if find_spec("deepspeed"):
+            return []
+        return [
+            "engine.kind=deepspeed, but deepspeed is not installed: "
+            "pip install 'lmtrain[deepspeed]', or say engine.kind=fsdp"
+        ]
+
+    def _device(self, processes: int) -> list[str]:
+        """Whether the device is there, for so many processes."""
         if self.device is Device.cpu:
             return []
         import torch

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lmtrain.data.plan import Plan
-    from lmtrain.train.engine import Engine
+    from lmtrain.train.engines import Engine
 
 
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process holds."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    if isinstance(tensor, DTensor):
+        return tensor.to_local()
+    return getattr(tensor, "ds_tensor", tensor)  # what ZeRO keeps of a parameter
 
 
 @torch.no_grad()

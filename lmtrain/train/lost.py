@@ -12,7 +12,7 @@ import torch.distributed as dist
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lmtrain.train.engine import Engine
+    from lmtrain.train.engines import Engine
     from lmtrain.train.stop import StopRequest
 
 LATE = re.compile(r"timed out|timeout", re.IGNORECASE)

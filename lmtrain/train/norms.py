@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
     from lmtrain.models.decoder import Block, Decoder
     from lmtrain.ops.recurrence import Recurrence
-    from lmtrain.train.engine import Engine
+    from lmtrain.train.engines import Engine
 
 
 @torch.no_grad()
@@ -62,12 +62,13 @@ def measure(model: Decoder, engine: Engine, batches: Sequence[Batch], *, step: i
 
 def _weights(model: Decoder, engine: Engine) -> tuple[dict[str, float], dict[str, float]]:
     """Norms of gradients and of parameters, by part."""
-    squares = defaultdict[str, Any](lambda: torch.zeros(2, dtype=torch.float64, device=device))
     device = engine.device
+    squares = defaultdict[str, Any](lambda: torch.zeros(2, dtype=torch.float64, device=device))
     for name, weight in model.named_parameters():
         tensors = [torch.zeros_like(weight) if weight.grad is None else weight.grad, weight]
         found = [torch.linalg.vector_norm(local(x), dtype=torch.float64) for x in tensors]
-        squares[_part(name)] += torch.stack(found).square() / _copies(weight, engine.world)
+        found = torch.stack(found).square().to(device)  # parameters may lie on the host
+        squares[_part(name)] += found / _copies(weight, engine.world)
     norms = engine.total(torch.stack(list(squares.values()))).sqrt().tolist()
     gradient, parameter = (
         dict(zip(squares, column, strict=True)) for column in zip(*norms, strict=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lmtrain.data.replan import Past
-    from lmtrain.train.engine import Engine
+    from lmtrain.train.engines import Engine
 
 
 @dataclass(frozen=True, kw_only=True)

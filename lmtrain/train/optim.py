@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lmtrain.train.tensors import shape
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -23,7 +25,7 @@ def kind(name: str, parameter: torch.Tensor) -> str:
     """The row of `DECAYS` that a parameter belongs to."""
     if name.startswith("embedding."):
         return "embedding"
-    return "matrix" if parameter.ndim > 1 else "vector"
+    return "matrix" if len(shape(parameter)) > 1 else "vector"
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lmtrain.config import RunConfig
     from lmtrain.models.decoder import Decoder
-    from lmtrain.train.engine import Engine
+    from lmtrain.train.engines import Engine
     from lmtrain.train.tensors import Snapshot
 
 LOOK_SECONDS = 0.05

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from torch import nn
@@ -52,16 +52,18 @@ class Snapshot:
     """Shards by folder and name."""
 
     @classmethod
-    def of(cls, parts: Mapping[str, Mapping[str, Tensor]], *, rank: int, world: int) -> Snapshot:
-        """Copy what this process has to write of the tensors, which are in folders by name.
+    def of(
+        cls, parts: Mapping[str, Iterable[tuple[str, Tensor]]], *, rank: int, world: int
+    ) -> Snapshot:
+        """Copy what this process has to write of the named tensors of every folder.
 
-        A shard is written by the first process that holds it, a tensor that all hold whole by one
-        of them in turn.
+        A shard is written by the first process that holds it, a tensor that all hold whole by the
+        one that has written the least.
         """
         copied = {
             part: {
                 name: Shard(_to_host(shard.values), shard.offset)
-                for name, shard in _ours(tensors, rank, world).items()
+                for name, shard in _ours(tensors, rank, world)
             }
             for part, tensors in parts.items()
         }
@@ -97,40 +99,49 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
+def shape(parameter: Tensor) -> tuple[int, ...]:
+    """Of a whole parameter, also where ZeRO holds it and leaves an empty one."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def read_tensors(folder: Path, tensors: dict[str, Tensor], *, world: int = 1) -> None:
     """Fill tensors in place, whatever number of processes wrote them.
 
     Raises:
         ValueError: the files are damaged, or hold other names or shapes.
     """
-    stored = stored_sizes(folder)
-    for name in sorted(stored.keys() | tensors.keys()):
-        here = tuple(tensors[name].shape) if name in tensors else "absent"
-        there = stored.get(name, "absent")
-        if here != there:
-            raise ValueError(
-                f"{folder} is of another model: {name} is {there} there and {here} in this "
-                "configuration"
-            )
+    check_stored(folder, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    fill(folder, tensors, world=world)
+
+
+def fill(folder: Path, tensors: dict[str, Tensor], *, world: int = 1) -> None:
+    """Fill tensors that are known to be in ``folder``; with a ``world``, all of it calls this."""
     with _quietly():
         load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=world == 1)
 
 
-def stored_sizes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by name of what a folder holds.
+def check_stored(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """See that a folder holds tensors of these names and shapes, and no others.
 
     Raises:
-        ValueError: the files are damaged.
+        ValueError: it does not, or its files are damaged.
     """
     try:
         metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except Exception as error:
         raise ValueError(f"{folder} cannot be read: {error}") from error
-    return {
+    stored = {
         name: tuple(entry.size)
         for name, entry in metadata.items()
         if isinstance(entry, TensorStorageMetadata)
     }
+    for name in sorted(stored.keys() | shapes.keys()):
+        here, there = shapes.get(name, "absent"), stored.get(name, "absent")
+        if here != there:
+            raise ValueError(
+                f"{folder} is of another model: {name} is {there} there and {here} in this "
+                "configuration"
+            )
 
 
 def start_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -143,21 +154,21 @@ def start_optimizer(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def _ours(tensors: Mapping[str, Tensor], rank: int, world: int) -> dict[str, Shard]:
+def _ours(
+    tensors: Iterable[tuple[str, Tensor]], rank: int, world: int
+) -> Iterator[tuple[str, Shard]]:
     """The shards that this process writes."""
-    ours: dict[str, Shard] = {}
     written = [0] * world  # elements that each process writes of tensors that all hold
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         if isinstance(tensor, DTensor):
             shard = _first_held(tensor)
             if shard is not None:
-                ours[name] = shard
+                yield name, shard
             continue
         writer = written.index(min(written))
         written[writer] += tensor.numel()
         if writer == rank:
-            ours[name] = Shard(tensor, (0,) * tensor.ndim)
-    return ours
+            yield name, Shard(tensor, (0,) * tensor.ndim)
 
 
 def _first_held(tensor: DTensor) -> Shard | None:

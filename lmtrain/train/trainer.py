@@ -18,11 +18,11 @@ from lmtrain.models.accounting import ModelCost
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.ops.backend import bind, describe
-from lmtrain.parallelize import write
+from lmtrain.report import read, write_page
 from lmtrain.settings.faults import FaultPolicy
 from lmtrain.train import checkpoint
 from lmtrain.train.device import begun, peak_flops, peak_memory
-from lmtrain.train.engine import Engine, open_engine
+from lmtrain.train.engines import Engine, open_engine
 from lmtrain.train.faults import Faults
 from lmtrain.train.invariants import check_checkpoint, check_initialized, check_same_batch
 from lmtrain.train.lost import naming
@@ -104,6 +104,8 @@ def conclude(opened: Opened, outcome: Outcome, tell: Everyone) -> None:
     ):
         tell(text)
     folder.finish(outcome.step)
+    if config.logging.report:
+        tell(f"report: {write_page([read(folder.path)])}")
     tell(f"finished: lmtrain generate checkpoint={folder.path}")
 
 
@@ -112,10 +114,12 @@ def birth(config: RunConfig, engine: Engine) -> tuple[Decoder, torch.optim.Optim
     with torch.device("meta"):
         model = Decoder(config.model)
     bind(model, config.ops, engine.device, engine.dtype)
-    engine.prepare(model)  # remat, shard, materialise full of NaN
-    initialize(model, seed=config.run.seed, write=write)
+    engine.prepare(model)  # bind strategies, remat, shard, materialise full of NaN
+    initialize(model, seed=config.run.seed, write=engine.write)
     check_initialized(model)
-    return model, build_optimizer(model, config.optim)
+    optimizer = build_optimizer(model, config.optim)
+    engine.attach(model, optimizer)
+    return model, optimizer
 
 
 class Update(NamedTuple):
@@ -189,10 +193,8 @@ class Training:
         self.engine.sent()  # what a validation sent is not this step's
         started = perf_counter()
         sums = torch.zeros(4, dtype=torch.float64, device=self.engine.device)
-        for batch in batches:
-            losses = self.model(
-                batch.tokens, batch.layout, batch.targets, z_loss=config.train.z_loss
-            )
+        for batch in self.engine.parts(batches):
+            losses = self.engine.forward(self.model, batch, z_loss=config.train.z_loss)
             self.engine.backward(losses.total / targets)
             sums[0] += losses.nll.sum(dtype=torch.float64)
         computed, sent = perf_counter(), self.engine.sent()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lmtrain.data.validation import ValidationSet
     from lmtrain.data.validations import Validations
     from lmtrain.models.decoder import Decoder
-    from lmtrain.train.engine import Engine
+    from lmtrain.train.engines import Engine
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from lmtrain.settings.checkpoint import CheckpointSection
 from lmtrain.settings.engine import Device, EngineConfig, Remat
 from lmtrain.train import checkpoint
 from lmtrain.train.checkpoint import State
-from lmtrain.train.engine import LocalEngine
+from lmtrain.train.engines import LocalEngine
 from lmtrain.train.saver import Saver
 from lmtrain.train.tensors import Snapshot, model_tensors, optimizer_tensors
 from lmtrain.train.trainer import birth

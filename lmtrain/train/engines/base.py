@@ -1,0 +1,99 @@
+"""What every engine does for the trainer, which never asks which one it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from lmtrain.batch import Batch
+    from lmtrain.models.decoder import Decoder
+    from lmtrain.ops.loss import LinearCrossEntropy
+    from lmtrain.parallel.mesh import Place
+    from lmtrain.train.tensors import Snapshot
+
+
+class Engine(Protocol):
+    """Holds a model while it trains.
+
+    A birth is ``prepare``, `initialize` with ``write``, ``attach``; an update is, for each of
+    ``parts``, ``forward`` and ``backward``, then ``step``. Gradients of all processes are summed,
+    never averaged: the loss is a local sum over the targets of the whole global batch.
+    """
+
+    rank: int
+    world: int
+    place: Place
+    device: torch.device
+    dtype: torch.dtype
+    """Of activations."""
+
+    def prepare(self, model: Decoder) -> None:
+        """Take a model on the meta device: bind strategies, remat, materialise with NaN."""
+        ...
+
+    def write(self, parameter: Tensor, values: Tensor) -> None:
+        """Put the full ``values``, the same on every process, into what is held of a parameter."""
+        ...
+
+    def attach(self, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+        """Take an initialised model and its optimizer into use."""
+        ...
+
+    def parts(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        """Each part of a global batch; gradients need to be whole after the last one only."""
+        ...
+
+    def forward(self, model: Decoder, batch: Batch, *, z_loss: float = 0.0) -> LinearCrossEntropy:
+        """The losses of a part, for a backward pass."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a part of the global loss."""
+        ...
+
+    def step(self, optimizer: torch.optim.Optimizer, *, lr: float, clip: float | None) -> float:
+        """Update the parameters at ``lr``, clear the gradients; the norm before clipping.
+
+        Raises:
+            FloatingPointError: the gradients are not finite; the parameters are untouched.
+        """
+        ...
+
+    def discard(self, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the gradients instead of a step; parameters and optimizer stay as they are."""
+        ...
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of ``values`` over all processes, the same on each."""
+        ...
+
+    def sent(self) -> int:
+        """Bytes that this process sent to those it shares rows with, since it was asked last."""
+        ...
+
+    def snapshot(self, model: Decoder, optimizer: torch.optim.Optimizer) -> Snapshot:
+        """A copy of what this process writes of a checkpoint; every process calls it."""
+        ...
+
+    def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+        """Write parameters and optimizer state below ``folder``; every process calls it."""
+        ...
+
+    def load(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+        """Fill both from what any number of processes saved; every process calls it.
+
+        Raises:
+            ValueError: the files are damaged or of another model.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leave the other processes."""
+        ...

@@ -1,0 +1,86 @@
+"""FSDP2: every process holds a part of every parameter, and whole blocks only while they run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+
+from lmtrain.parallelize import reshard
+from lmtrain.settings.engine import Offload
+from lmtrain.train.engines.group import GroupEngine
+from lmtrain.train.invariants import materialize
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from lmtrain.models.decoder import Decoder
+    from lmtrain.parallel.config import ParallelConfig
+    from lmtrain.settings.engine import EngineConfig
+    from lmtrain.train.tensors import Snapshot
+
+
+class FsdpEngine(GroupEngine):
+    """FSDP2 over all processes; with ``engine.replicas`` over neighbours, in so many copies (HSDP).
+
+    The optimizer updates shards. With ``engine.offload=parameters`` those, their gradients and
+    their optimizer state are in the host's memory, and blocks come to the GPU as they are needed.
+    """
+
+    def __init__(
+        self, config: EngineConfig, parallel: ParallelConfig, *, timeout: timedelta | None = None
+    ) -> None:
+        super().__init__(config, parallel, timeout=timeout)
+        self.copies = config.replicas
+
+    def snapshot(self, model: Decoder, optimizer: torch.optim.Optimizer) -> Snapshot:
+        """A copy of this process's shards of parameters and optimizer state."""
+        reshard(model)
+        return super().snapshot(model, optimizer)
+
+    def _hold(self, model: Decoder) -> None:
+        offloads = self.config.offload is Offload.parameters
+        policy = CPUOffloadPolicy(pin_memory=self.device.type == "cuda")
+        shard(model, self._mesh(), policy if offloads else OffloadPolicy())
+        prefetch(model, self.config.prefetch)
+        materialize(model, torch.device("cpu") if offloads else self.device)
+
+    def _mesh(self) -> DeviceMesh:
+        """Neighbours share parameters, so that the gathering of blocks stays within a machine."""
+        kind, replicas = self.device.type, self.config.replicas
+        if replicas == 1:
+            return init_device_mesh(kind, (self.world,))
+        shape = (replicas, self.world // replicas)
+        return init_device_mesh(kind, shape, mesh_dim_names=("replica", "shard"))
+
+
+def shard(model: Decoder, mesh: DeviceMesh, offload: OffloadPolicy) -> None:
+    """Cut every parameter over the processes of ``mesh``, block by block.
+
+    Gradients are summed, never averaged: the loss is already divided by the targets of the whole
+    global batch.
+    """
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, offload_policy=offload)
+    fully_shard(model, mesh=mesh, offload_policy=offload)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def prefetch(model: Decoder, ahead: int) -> None:
+    """Gather the next ``ahead`` blocks while one runs, forward and backward.
+
+    With 0, FSDP2 decides: backward it gathers one ahead; forward, a GPU does, as far as the host
+    is ahead of it.
+    """
+    blocks: list[FSDPModule] = [block for block in model.blocks if isinstance(block, FSDPModule)]
+    backwards = blocks[::-1]
+    for at in range(len(blocks) if ahead else 0):
+        blocks[at].set_modules_to_forward_prefetch(blocks[at + 1 : at + 1 + ahead])
+        backwards[at].set_modules_to_backward_prefetch(backwards[at + 1 : at + 1 + ahead])

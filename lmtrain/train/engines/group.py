@@ -1,0 +1,76 @@
+"""What engines of several processes have in common: their group, their sums, shared rows."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from lmtrain.parallel.collectives import Traffic
+from lmtrain.parallel.mesh import Place, SequenceMesh
+from lmtrain.parallel.strategy import Strategy
+from lmtrain.parallelize import share_rows
+from lmtrain.planner import planner
+from lmtrain.settings.engine import Precision
+from lmtrain.train.engines.local import LocalEngine
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from torch import Tensor
+
+    from lmtrain.models.decoder import Decoder
+    from lmtrain.parallel.config import ParallelConfig
+    from lmtrain.settings.engine import EngineConfig
+
+
+class GroupEngine(LocalEngine):
+    """One of several processes: gloo on CPUs, nccl on GPUs."""
+
+    def __init__(
+        self, config: EngineConfig, parallel: ParallelConfig, *, timeout: timedelta | None = None
+    ) -> None:
+        super().__init__(config)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(self.device)
+        self._joined = not dist.is_initialized()
+        if self._joined:
+            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timeout)
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.place = Place.of(self.rank, self.world, parallel.sequence)
+        self._parallel, self._traffic = parallel, Traffic()
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        dist.all_reduce(values)
+        return values
+
+    def sent(self) -> int:
+        """What its traffic counted."""
+        sent, self._traffic.sent = self._traffic.sent, 0
+        return sent
+
+    def close(self) -> None:
+        """Leave the process group, unless somebody else opened it."""
+        if self._joined:
+            dist.destroy_process_group()
+
+    def _share_rows(self, model: Decoder) -> None:
+        """Let neighbours hold rows together, whoever holds the parameters."""
+        sequence = self._parallel.sequence
+        if sequence == 1:
+            return
+        choosers = planner(
+            model.config,
+            self._parallel,
+            device=self.device.type,
+            ranks_per_host=int(os.environ.get("LOCAL_WORLD_SIZE", self.world)),
+            element=2 if self.config.precision is Precision.bf16 else 4,
+        )
+        strided = self._parallel.may_use(Strategy.usp, choosers)
+        mesh = SequenceMesh.open(sequence, self.device, self._traffic, strided=strided)
+        share_rows(model, choosers, mesh)
