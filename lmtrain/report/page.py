@@ -33,7 +33,7 @@ h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 table { border-collapse: collapse; }
 th, td { text-align: left; vertical-align: top; padding: .2rem 1rem .2rem 0;
   overflow-wrap: anywhere; }
-th { font-weight: normal; color: var(--soft); }
+th { font-weight: normal; color: var(--soft); overflow-wrap: normal; }
 .wide { overflow-x: auto; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr));
   gap: 1.25rem; }

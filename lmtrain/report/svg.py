@@ -33,6 +33,8 @@ LEGEND = 8
 """Series that a legend names; of more it names some."""
 POINTS = 400
 """Points of a line at most: more cannot be seen."""
+FEW = 100
+"""Fewer points are drawn larger."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "svg.fonttype": "none",  # text stays text
@@ -142,7 +144,7 @@ def _draw(axes: Axes, series: Series, shade: str) -> None:
         return
     name = series.label if series.label[:1] != "_" else f" {series.label}"  # _ would hide it
     if series.dots:
-        axes.plot(x, y, ".", color=shade, markersize=2.5, label=name)
+        axes.plot(x, y, ".", color=shade, markersize=4 if len(x) < FEW else 2.5, label=name)
     elif series.smooth:
         axes.fill_between(x, low, high, color=shade, alpha=0.25, linewidth=0)
         if len(series.x) <= POINTS:
