@@ -78,7 +78,7 @@ class RunConfig:
             *self.validation.check(),
             *self.checkpoint.check(),
             *self.faults.check(self.checkpoint.every),
-            *self.logging.check(self.train.steps),
+            *self.logging.check(self.train.steps, self.engine.kind),
             *self.samples.check(),
             *self.launch.check(),
             *self._row(world_size),

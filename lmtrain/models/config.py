@@ -37,8 +37,12 @@ class AttentionConfig:
     """Base of the rotary frequencies."""
     qk_norm: bool = True
     """RMSNorm over each head of q and k, before the rotation."""
+    qk_norm_joint: bool = False
+    """Normalise all heads of q together, and all of k (OLMo 2, arXiv 2501.00656)."""
     output_gate: bool = False
     """Multiply the heads by a sigmoid gate of the input."""
+    norm_after: bool = False
+    """In blocks of it alone, normalise what mixer and MLP give, not what they read (OLMo 2)."""
 
     def width(self, d_model: int) -> int:
         """Width of a head."""
@@ -54,6 +58,8 @@ class AttentionConfig:
             yield "kv_heads", f"{self.kv_heads} does not divide heads={self.heads}: {remedy}"
         if self.rope and self.width(d_model) % 2:
             yield "head_dim", f"{self.width(d_model)} is odd: rotary positions need pairs"
+        if self.qk_norm_joint and not self.qk_norm:
+            yield "qk_norm_joint", "true normalises nothing without qk_norm: say qk_norm=true"
 
 
 @dataclass(kw_only=True)

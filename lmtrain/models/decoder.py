@@ -49,8 +49,9 @@ def build_mixer(letter: str, config: ModelConfig) -> nn.Module:
 class Block(nn.Module):
     """Mixers, then an MLP, each behind a norm and added to the residual stream.
 
-    Mixers side by side read the same input; their outputs are normalised and averaged (Dong et al.
-    2024, arXiv 2411.13676).
+    Where a block's attention says ``norm_after``, they read the stream itself and the norms come
+    behind them. Mixers side by side read the same input; their outputs are normalised and averaged
+    (Dong et al. 2024, arXiv 2411.13676).
     """
 
     def __init__(self, spec: BlockSpec, config: ModelConfig) -> None:
@@ -65,22 +66,32 @@ class Block(nn.Module):
         )
         self.mlp_norm = RMSNorm.of(config.d_model, config.norm) if spec.mlp else None
         self.mlp = Mlp(config.mlp, config.d_model) if spec.mlp else None
+        alone = {"A": config.attention, "W": config.sliding_window}.get("".join(spec.mixers))
+        self.norm_after = alone is not None and alone.norm_after
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out; with ``remat``, the inside is computed again in backward."""
         if self.remat is None or not torch.is_grad_enabled():
-            return self._forward(x, layout)
-        return self.remat(self._forward, x, layout)
+            return self.run(x, layout)
+        return self.remat(self.run, x, layout)
+
+    def run(self, x: Tensor, layout: SequenceLayout) -> Tensor:
+        """``forward``, with everything kept that the backward pass needs."""
+        if self.mixer_norm is not None:
+            y = self._read(self.mixer_norm, x)
+            y = self._merge([mixer(y, layout) for mixer in self.mixers])
+            x = x + self._give(self.mixer_norm, y)
+        return self._feed_forward(x)
 
     def extend(
         self, x: Tensor, layout: SequenceLayout, states: list[Any]
     ) -> tuple[Tensor, list[Any]]:
         """The next tokens of one document, and the states after them."""
         if self.mixer_norm is not None:
-            y = self.mixer_norm(x)
+            y = self._read(self.mixer_norm, x)
             pairs = zip(self._sequence_mixers, states, strict=True)
             outputs, states = zip(*(m.extend(y, layout, s) for m, s in pairs), strict=True)  # type: ignore[assignment]
-            x = x + self._merge(list(outputs))
+            x = x + self._give(self.mixer_norm, self._merge(list(outputs)))
         return self._feed_forward(x), list(states)
 
     def initial_states(self) -> list[Any]:
@@ -91,12 +102,6 @@ class Block(nn.Module):
     def _sequence_mixers(self) -> list[SequenceMixer]:
         return list(self.mixers)  # type: ignore[arg-type]
 
-    def _forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
-        if self.mixer_norm is not None:
-            y = self.mixer_norm(x)
-            x = x + self._merge([mixer(y, layout) for mixer in self.mixers])
-        return self._feed_forward(x)
-
     def _merge(self, outputs: list[Tensor]) -> Tensor:
         if len(outputs) == 1:
             return outputs[0]
@@ -104,7 +109,15 @@ class Block(nn.Module):
         return torch.stack(normed).mean(0)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return x if self.mlp is None or self.mlp_norm is None else x + self.mlp(self.mlp_norm(x))
+        if self.mlp is None or self.mlp_norm is None:
+            return x
+        return x + self._give(self.mlp_norm, self.mlp(self._read(self.mlp_norm, x)))
+
+    def _read(self, norm: RMSNorm, x: Tensor) -> Tensor:
+        return x if self.norm_after else norm(x)
+
+    def _give(self, norm: RMSNorm, y: Tensor) -> Tensor:
+        return norm(y) if self.norm_after else y
 
 
 class Decoder(nn.Module):

@@ -12,7 +12,7 @@ from lmtrain.models.config import SlidingWindowConfig
 from lmtrain.models.layers import Linear, RMSNorm
 from lmtrain.ops.attention import attend
 from lmtrain.ops.backend import TORCH
-from lmtrain.ops.rotary import rotary
+from lmtrain.ops.rotary import angles, rotate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +43,10 @@ class Attention(nn.Module):
         self.widths = [inner, shared, shared, inner if config.output_gate else 0]
         self.in_proj = Linear(d_model, sum(self.widths))
         self.out_proj = Linear(inner, d_model)
-        self.q_norm = RMSNorm.of(self.head_dim, norm) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm.of(self.head_dim, norm) if config.qk_norm else nn.Identity()
+        q, k = (inner, shared) if config.qk_norm_joint else (self.head_dim, self.head_dim)
+        self.q_norm = RMSNorm.of(q, norm) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm.of(k, norm) if config.qk_norm else nn.Identity()
+        self.angles = partial(angles, width=self.head_dim, theta=config.rope_theta)
         self.use(TORCH)
 
     def use(self, operations: Operations) -> None:
@@ -76,11 +78,15 @@ class Attention(nn.Module):
 
     def _project(self, x: Tensor, layout: SequenceLayout) -> tuple[Tensor, ...]:
         """``q [t, h, d], k, v [t, g, d]`` with norms and rotation applied, and the gate."""
-        *qkv, gate = self.in_proj(x).split(self.widths, -1)
-        q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in qkv)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v, gate = self.in_proj(x).split(self.widths, -1)
+        if self.config.qk_norm_joint:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in (q, k, v))
+        if not self.config.qk_norm_joint:
+            q, k = self.q_norm(q), self.k_norm(k)
         if self.config.rope:
-            q, k = (rotary(y, layout=layout, theta=self.config.rope_theta) for y in (q, k))
+            tables = self.angles(layout)
+            q, k = (rotate(y, *tables) for y in (q, k))
         return q, k, v, gate
 
     def _finish(self, heads: Tensor, gate: Tensor) -> Tensor:

@@ -1,0 +1,119 @@
+"""The model card: the facts of the run, how to load the folder, who serves it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmtrain import __version__
+from lmtrain.train.checkpoint import read_state
+
+if TYPE_CHECKING:
+    from lmtrain.config import RunConfig
+    from lmtrain.export.targets import Target
+
+
+def card(
+    checkpoint: Path,
+    run: RunConfig,
+    target: Target,
+    *,
+    name: str,
+    license_: str | None,
+    parameters: int,
+) -> str:
+    """``README.md`` of the folder."""
+    state = read_state(checkpoint)
+    model, lengths = run.model, run.curriculum
+    code = ", trust_remote_code=True" if target.code else ""
+    facts = {
+        "pattern": f"`{model.pattern}` tiled to {model.n_layers} blocks, width {model.d_model}",
+        "parameters": f"{parameters:,}",
+        "steps": f"{state.step:,} of {run.train.tokens_per_step:,} tokens",
+        "tokens seen": f"{state.tokens:,}",
+        "data": ", ".join(map(escaped, run.data.sources or [run.data.source])),
+        "curriculum": f"{lengths.name}, {lengths.view}, documents of {lengths.min_length} to "
+        f"{lengths.max_length} tokens",
+        **losses(checkpoint, state.step),
+    }
+    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    head = [*([f"license: {license_}"] if license_ else []), "library_name: transformers"]
+    return f"""\
+---
+{chr(10).join(head)}
+tags:
+- lmtrain
+- {target.model_type}
+---
+# {name}
+
+A language model pretrained with lmtrain {__version__}. {_letters(model.pattern)}
+
+| | |
+|---|---|
+{rows}
+
+## Load
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}"{code})
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+```
+
+Architecture: `{target.architecture}`. Served by: {target.served_by}.
+{_advice(target)}"""
+
+
+def losses(checkpoint: Path, step: int) -> dict[str, str]:
+    """The last training and validation loss up to a step, from the run's ``metrics.jsonl``."""
+    metrics = checkpoint.parent.parent / "metrics.jsonl"
+    if not metrics.is_file():
+        return {}
+    reports = [report for line in metrics.read_text().splitlines() if (report := _report(line))]
+    found: dict[str, str] = {}
+    wanted = {"loss": "training loss", "val_loss": "validation loss"}
+    wanted["val_bits_per_byte"] = "validation bits per byte"
+    for report in reports:
+        if report.get("step", 0) <= step:
+            found |= {said: f"{report[key]:.4f}" for key, said in wanted.items() if report.get(key)}
+    return found
+
+
+def escaped(name: str) -> str:
+    """The last part of a path, as a cell of a table; where it lay is nobody's business."""
+    return Path(name).name.replace("|", "\\|").replace("\n", " ")
+
+
+def _report(line: str) -> dict[str, Any]:
+    """A line of metrics; empty if it was cut short."""
+    try:
+        report = json.loads(line)
+    except ValueError:
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _letters(pattern: str) -> str:
+    kinds = {
+        "A": "A attention",
+        "W": "W sliding-window attention",
+        "M": "M Mamba-2",
+        "G": "G Gated DeltaNet",
+    }
+    present = [said for letter, said in kinds.items() if letter in pattern.upper()]
+    return f"Letters of its pattern: {', '.join(present)}; small letters have no MLP."
+
+
+def _advice(target: Target) -> str:
+    if target.code:
+        return (
+            "\nThe folder brings its own code, in torch alone. Pad on the left. Pack documents by "
+            "`position_ids` without an `attention_mask`: it is exact.\n"
+        )
+    return (
+        "\nPad on the left. Do not pack documents into one row where the model is recurrent: "
+        "transformers lets the state of one document into the next.\n"
+    )

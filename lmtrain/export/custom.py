@@ -1,0 +1,82 @@
+"""The target of every stack: our own code, which travels in the folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lmtrain.config import require
+from lmtrain.export.links import link
+from lmtrain.export.targets import Json, Target, specs
+from lmtrain.models.config import ModelConfig
+from lmtrain.models.decoder import Decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lmtrain.export.links import Link
+
+RENAMED = (("embedding.", "embed_tokens."), ("blocks.", "layers."))
+
+
+def describe(config: ModelConfig) -> Json:
+    """The model section itself, every width said."""
+    d = config.d_model
+    attention = replace(config.attention, head_dim=config.attention.width(d))
+    window = replace(config.sliding_window, head_dim=config.sliding_window.width(d))
+    mlp = replace(config.mlp, hidden=config.mlp.width(d))
+    whole = replace(config, attention=attention, sliding_window=window, mlp=mlp)
+    blocks = [{"mixers": "".join(spec.mixers), "mlp": spec.mlp} for spec in specs(config)]
+    stack = {**asdict(whole), "mlp": {**asdict(mlp), "kind": str(mlp.kind)}}
+    return {
+        "stack": stack,
+        "blocks": blocks,
+        "vocab_size": config.vocab_size,
+        "hidden_size": d,
+        "tie_word_embeddings": config.tie_embeddings,
+        "auto_map": {
+            "AutoConfig": "configuration_lmtrain.LmtrainConfig",
+            "AutoModel": "modeling_lmtrain.LmtrainModel",
+            "AutoModelForCausalLM": "modeling_lmtrain.LmtrainForCausalLM",
+        },
+    }
+
+
+def links(config: ModelConfig) -> Iterator[Link]:
+    """The same tensors; two names that transformers expects."""
+    with torch.device("meta"):
+        model = Decoder(config)
+    for name, _ in model.named_parameters():
+        theirs = f"model.{name}"
+        for old, new in RENAMED:
+            if name.startswith(old):
+                theirs = f"model.{new}{name.removeprefix(old)}"
+        yield link(name, "lm_head.weight" if name == "head.weight" else theirs)
+
+
+def read(said: Json) -> ModelConfig:
+    """The model section, checked like one that was typed."""
+    try:
+        merged: Any = OmegaConf.merge(OmegaConf.structured(ModelConfig), said["stack"])
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"its stack is not of this version: {error}") from error
+    assert isinstance(config, ModelConfig)
+    require(config.check())
+    return config
+
+
+CUSTOM = Target(
+    model_type="lmtrain",
+    architecture="LmtrainForCausalLM",
+    served_by="transformers with trust_remote_code=True; vLLM and SGLang need a plugin",
+    blockers=lambda _: [],
+    describe=describe,
+    links=links,
+    read=read,
+    code=("configuration_lmtrain.py", "modeling_lmtrain.py"),
+)

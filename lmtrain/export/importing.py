@@ -1,0 +1,213 @@
+"""``lmtrain import``: a folder of transformers as a checkpoint, by the export's tables read back.
+
+Of the folder only ``config.json``, safetensors and the tokenizer's JSON are opened. Code that lies
+there is never run, and pickles are never read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from math import isclose
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lmtrain import config as configuration
+from lmtrain.data.tokenize import end_of_text, load_tokenizer, vocab_size
+from lmtrain.export.custom import CUSTOM
+from lmtrain.export.export import blank
+from lmtrain.export.folder import partial
+from lmtrain.export.native import NATIVE
+from lmtrain.export.stored import Stored, write_shard
+from lmtrain.train.checkpoint import State
+from lmtrain.train.manifest import NAME, Manifest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+    from lmtrain.export.links import Link
+    from lmtrain.export.targets import Json, Target
+    from lmtrain.models.config import ModelConfig
+    from lmtrain.settings.export import ImportConfig
+
+FREE = {
+    *("initializer_range", "attention_dropout", "chunk_size", "mamba_chunk_size"),
+    *("residual_in_fp32", "intermediate_size", "num_experts_per_tok"),
+    "time_step_min",  # transformers clamps by it; servers and trainers only initialise by it
+    *("layer_types", "rope_parameters", "rope_theta", "partial_rotary_factor"),  # judged in `read`
+    *("stack", "blocks", "auto_map"),
+}
+"""Keys of a ``config.json`` that may differ from what an export would write."""
+
+TARGETS = {target.model_type: target for target in (*NATIVE, CUSTOM)}
+
+
+def import_folder(config: ImportConfig) -> Path:
+    """Write a checkpoint of step 0.
+
+    Raises:
+        ValueError: the folder is of an architecture that lmtrain does not have, or its parts do not
+            fit together; nothing is written then.
+    """
+    configuration.require(config.check())
+    assert config.folder is not None
+    assert config.out is not None
+    source, out = Path(config.folder), Path(config.out)
+    said = read_config(source)
+    target = find_target(said, source)
+    model = read_model(target, said, source)
+    links = list(target.links(model))
+    tensors = renamed(target, Stored.folder(source))
+    expect(links, model, tensors, source)
+    tokenizer = load_tokenizer(source / "tokenizer.json")
+    around = special_tokens(tokenizer, said, source)
+    run = configuration.RunConfig(model=model)
+    run.curriculum.max_length = said.get("max_position_embeddings") or run.curriculum.max_length
+    with partial(out, key="out") as folder:
+        texts = {
+            "config.yaml": configuration.to_yaml(run),
+            "tokenizer.json": (source / "tokenizer.json").read_text(encoding="utf-8"),
+            "special_tokens.json": json.dumps(around) + "\n",
+            "state.json": json.dumps(asdict(State(step=0, plan="", identity={}))) + "\n",
+        }
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        (folder / "model").mkdir()
+        entries = {name: x.float() for name, x in blank(model).items()}
+        by_name = {name: each for each in links for name in each.ours}
+        contents = (read_back(by_name[name], name, tensors) for name in entries)
+        write_shard(folder / "model" / "model-00001-of-00001.safetensors", entries, contents)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        Manifest.of(folder, files).write(folder / NAME)
+    print(f"{out}: {target.architecture}, pattern {model.pattern} over {model.n_layers} blocks")
+    print(f"  lmtrain generate checkpoint={out}")
+    return out
+
+
+def read_config(folder: Path) -> Json:
+    """``config.json``.
+
+    Raises:
+        ValueError: it is missing or no object.
+    """
+    path = folder / "config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: give a folder that transformers loads") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(said, dict):
+        raise ValueError(f"{path} is not a configuration of transformers")
+    return said
+
+
+def find_target(said: Json, folder: Path) -> Target:
+    """The target that the folder is of.
+
+    Raises:
+        ValueError: lmtrain does not have it.
+    """
+    kind = said.get("model_type")
+    if kind in TARGETS:
+        return TARGETS[kind]
+    code = ", and code of a folder is never run" if "auto_map" in said else ""
+    raise ValueError(
+        f"{folder} is of model_type {kind}{code}: lmtrain imports {', '.join(TARGETS)}"
+    )
+
+
+def read_model(target: Target, said: Json, folder: Path) -> ModelConfig:
+    """The stack that a ``config.json`` describes.
+
+    Whatever the target would write in another way is something that lmtrain does not compute.
+
+    Raises:
+        ValueError: the configuration lacks a key, or asks for what lmtrain does not have.
+    """
+    try:
+        model = target.read(said)
+        configuration.require(model.check())
+    except KeyError as error:
+        raise ValueError(f"{folder}/config.json does not say {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder}/config.json: {error}") from error
+    for key, value in target.describe(model).items():
+        if key in said and key not in FREE and not same(said[key], value):
+            raise ValueError(
+                f"{folder}/config.json says {key}={said[key]}: of {target.model_type}, lmtrain has "
+                f"{key}={value}"
+            )
+    return model
+
+
+def same(theirs: Any, ours: Any) -> bool:
+    """Whether two values of ``config.json`` mean the same."""
+    if isinstance(ours, float) and isinstance(theirs, int | float):
+        return isclose(theirs, ours, rel_tol=1e-6)
+    return theirs == ours
+
+
+def renamed(target: Target, tensors: Stored) -> Stored:
+    """The tensors under the names of the target's table."""
+    for old, new in target.renamed:
+        tensors = tensors.with_prefix(old, new)
+    return tensors
+
+
+def expect(links: list[Link], model: ModelConfig, tensors: Stored, folder: Path) -> None:
+    """Every tensor of the table, in its shape, and no other.
+
+    Raises:
+        ValueError: one is missing, left over, or of another shape.
+    """
+    ours = blank(model)
+    wanted: dict[str, tuple[int, ...]] = {}
+    for each in links:
+        with torch.device("meta"):
+            theirs = each.rewrite.out(tuple(ours[name] for name in each.ours))
+        wanted |= {n: tuple(x.shape) for n, x in zip(each.theirs, theirs, strict=True)}
+    left = {"lm_head.weight"} if model.tie_embeddings else set[str]()
+    for name in sorted(wanted.keys() | (tensors.shapes.keys() - left)):
+        here, there = wanted.get(name, "absent"), tensors.shapes.get(name, "absent")
+        if here != there:
+            raise ValueError(
+                f"{folder} does not fit its config.json: {name} is {there}, expected {here}"
+            )
+
+
+def read_back(each: Link, name: str, tensors: Stored) -> Tensor:
+    """One of our tensors in fp32."""
+    ours = each.rewrite.back(tuple(tensors[theirs].float() for theirs in each.theirs))
+    return ours[each.ours.index(name)]
+
+
+def special_tokens(tokenizer: Tokenizer, said: Json, folder: Path) -> dict[str, int | None]:
+    """The ids around documents.
+
+    Raises:
+        ValueError: the tokenizer knows more tokens than the model, or not these.
+    """
+    known, rows = vocab_size(tokenizer), said["vocab_size"]
+    if known > rows:
+        raise ValueError(
+            f"{folder} has a tokenizer of {known} tokens and a model of {rows}: it is the "
+            "tokenizer of another model"
+        )
+    end = said.get("eos_token_id")
+    end = end[0] if isinstance(end, list) else end
+    end = end_of_text(tokenizer) if end is None else end
+    begin = said.get("bos_token_id")
+    begin = begin if _opens(tokenizer, begin) else None
+    if tokenizer.id_to_token(end) is None:
+        raise ValueError(f"{folder}/config.json says eos_token_id={end}, no token of its tokenizer")
+    return {"begin_of_text": begin, "end_of_text": end}
+
+
+def _opens(tokenizer: Tokenizer, begin: int | None) -> bool:
+    """Whether the tokenizer puts this token before a text: many models name one and never do."""
+    tokenizer.encode_special_tokens = False
+    return begin is not None and tokenizer.encode("a").ids[:1] == [begin]

@@ -1,0 +1,205 @@
+"""Stacks of attention alone: Llama, Mistral (all windows), Qwen3 (head norms), OLMo 3."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lmtrain.export import parts
+from lmtrain.export.links import filled, link, within
+from lmtrain.export.targets import (
+    Json,
+    Target,
+    alike,
+    letters,
+    needs,
+    rotary,
+    shape,
+    specs,
+    swiglu,
+    theta,
+    wants,
+    word,
+)
+from lmtrain.models.config import (
+    AttentionConfig,
+    MlpConfig,
+    ModelConfig,
+    NormConfig,
+    SlidingWindowConfig,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lmtrain.export.links import Link
+
+LAYER_TYPES = {"A": "full_attention", "W": "sliding_attention"}
+
+
+def blockers(config: ModelConfig, *, allowed: str, qk_norm: bool, after: bool) -> list[str]:
+    """Attention of one shape with rotary positions, without gates."""
+    a = shape(config)
+    found = [
+        *needs(config, allowed),
+        *swiglu(config),
+        *wants(
+            attention__rope=(a.rope, True),
+            attention__qk_norm=(a.qk_norm, qk_norm),
+            attention__output_gate=(a.output_gate, False),
+            attention__norm_after=(a.norm_after, after),
+            attention__qk_norm_joint=(a.qk_norm_joint, after),
+        ),
+        *alike(config),
+    ]
+    if after:
+        found += whole_heads(config)
+    return found
+
+
+def whole_heads(config: ModelConfig) -> Iterator[str]:
+    """Where the architecture has no width of a head of its own."""
+    a = shape(config)
+    if a.width(config.d_model) * a.heads != config.d_model:
+        yield f"model.attention.head_dim={a.head_dim}, it needs d_model / heads"
+
+
+def describe(config: ModelConfig) -> Json:
+    """What all of them say."""
+    a = shape(config)
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.mlp.width(config.d_model),
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": a.heads,
+        "num_key_value_heads": a.kv_heads,
+        "head_dim": a.width(config.d_model),
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "rms_norm_eps": config.norm.eps,
+        "initializer_range": config.init_std,
+        "tie_word_embeddings": config.tie_embeddings,
+        **rotary(a.rope_theta),
+    }
+
+
+def describe_llama(config: ModelConfig) -> Json:
+    """Full attention."""
+    return {**describe(config), "mlp_bias": False}
+
+
+def describe_mistral(config: ModelConfig) -> Json:
+    """Every block sees a window."""
+    return {**describe(config), "sliding_window": config.sliding_window.window}
+
+
+def describe_qwen3(config: ModelConfig) -> Json:
+    """Windows where the pattern says so."""
+    windows = "W" in letters(config)
+    return {
+        **describe(config),
+        "use_sliding_window": windows,
+        **({"sliding_window": config.sliding_window.window} if windows else {}),
+        "layer_types": [LAYER_TYPES[spec.mixers[0]] for spec in specs(config)],
+    }
+
+
+def describe_olmo3(config: ModelConfig) -> Json:
+    """Rotary positions are said for each kind of layer by transformers itself."""
+    said = {**describe(config), "layer_types": describe_qwen3(config)["layer_types"]}
+    said["sliding_window"] = config.sliding_window.window
+    base = {"rope_type": "default", "rope_theta": said["rope_theta"]}
+    said["rope_parameters"] = {kind: dict(base) for kind in LAYER_TYPES.values()}
+    return said
+
+
+def links(config: ModelConfig, *, after: bool) -> Iterator[Link]:
+    """Norms before what they serve, or after it."""
+    norm = parts.norm(config)
+    first = "post_attention_layernorm" if after else "input_layernorm"
+    second = "post_feedforward_layernorm" if after else "post_attention_layernorm"
+    yield from parts.ends(config)
+    for i, spec in enumerate(specs(config)):
+        ours, theirs = f"blocks.{i}.", f"model.layers.{i}."
+        a = config.attention if spec.mixers == ("A",) else config.sliding_window
+        mixer = parts.attention(a, config)
+        yield from within(ours + "mixers.0.", theirs + "self_attn.", mixer)
+        yield link(f"{ours}mixer_norm.weight", f"{theirs}{first}.weight", rewrite=norm)
+        if spec.mlp:
+            yield link(f"{ours}mlp_norm.weight", f"{theirs}{second}.weight", rewrite=norm)
+            yield from within(ours + "mlp.", theirs + "mlp.", parts.mlp(config))
+        else:
+            yield filled(f"{theirs}{second}.weight", 1.0, config.d_model)
+            yield from within("", theirs + "mlp.", parts.silent_mlp(config))
+
+
+def read(said: Json, *, qk_norm: bool, after: bool) -> ModelConfig:
+    """Every block attention, with its MLP."""
+    n = said["num_hidden_layers"]
+    window = said.get("sliding_window") if said.get("use_sliding_window", True) else None
+    kinds = said.get("layer_types") or [LAYER_TYPES["W" if window else "A"]] * n
+    names = {kind: letter for letter, kind in LAYER_TYPES.items()}
+    heads = said["num_attention_heads"]
+    base = said.get("rope_parameters") or {}
+    rope = {**said, "rope_parameters": base.get("full_attention", base)}
+    common = {
+        "heads": heads,
+        "kv_heads": said.get("num_key_value_heads") or heads,
+        "head_dim": said.get("head_dim") or said["hidden_size"] // heads,
+        "rope_theta": theta(rope),
+        "qk_norm": qk_norm,
+        "norm_after": after,
+        "qk_norm_joint": after,
+    }
+    return ModelConfig(
+        d_model=said["hidden_size"],
+        n_layers=n,
+        pattern=word(names[kind] for kind in kinds),
+        vocab_size=said["vocab_size"],
+        tie_embeddings=said.get("tie_word_embeddings", False),
+        attention=AttentionConfig(**common),
+        sliding_window=SlidingWindowConfig(**common, window=window or 256),
+        mlp=MlpConfig(hidden=said["intermediate_size"]),
+        norm=NormConfig(eps=said["rms_norm_eps"]),
+        init_std=said.get("initializer_range", 0.02),
+    )
+
+
+LLAMA = Target(
+    model_type="llama",
+    architecture="LlamaForCausalLM",
+    served_by="vLLM, SGLang",
+    blockers=partial(blockers, allowed="A", qk_norm=False, after=False),
+    describe=describe_llama,
+    links=partial(links, after=False),
+    read=partial(read, qk_norm=False, after=False),
+)
+MISTRAL = Target(
+    model_type="mistral",
+    architecture="MistralForCausalLM",
+    served_by="vLLM, SGLang",
+    blockers=partial(blockers, allowed="W", qk_norm=False, after=False),
+    describe=describe_mistral,
+    links=partial(links, after=False),
+    read=partial(read, qk_norm=False, after=False),
+)
+QWEN3 = Target(
+    model_type="qwen3",
+    architecture="Qwen3ForCausalLM",
+    served_by="vLLM, SGLang",
+    blockers=partial(blockers, allowed="AW", qk_norm=True, after=False),
+    describe=describe_qwen3,
+    links=partial(links, after=False),
+    read=partial(read, qk_norm=True, after=False),
+)
+OLMO3 = Target(
+    model_type="olmo3",
+    architecture="Olmo3ForCausalLM",
+    served_by="vLLM, SGLang",
+    blockers=partial(blockers, allowed="AW", qk_norm=True, after=True),
+    describe=describe_olmo3,
+    links=partial(links, after=True),
+    read=partial(read, qk_norm=True, after=True),
+)

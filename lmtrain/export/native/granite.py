@@ -1,0 +1,148 @@
+"""Mamba-2 and attention, an MLP in every block: Granite 4 without experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lmtrain.export import parts
+from lmtrain.export.links import filled, link, within
+from lmtrain.export.native.attention_only import whole_heads
+from lmtrain.export.targets import Json, Target, needs, rotary, specs, swiglu, theta, wants, word
+from lmtrain.models.config import (
+    AttentionConfig,
+    Mamba2Config,
+    MlpConfig,
+    ModelConfig,
+    NormConfig,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lmtrain.export.links import Link
+
+LAYER_TYPES = {"A": "attention", "M": "mamba"}
+"""The older names, which every version reads."""
+KINDS = {"attention": "A", "full_attention": "A", "mamba": "M", "linear_attention": "M"}
+
+
+def blockers(config: ModelConfig) -> list[str]:
+    """Plain attention, with or without positions."""
+    a = config.attention
+    return [
+        *needs(config, "AM", at_least="A"),
+        *swiglu(config),
+        *wants(
+            attention__qk_norm=(a.qk_norm, False),
+            attention__output_gate=(a.output_gate, False),
+            attention__norm_after=(a.norm_after, False),
+        ),
+        *whole_heads(config),
+    ]
+
+
+def describe(config: ModelConfig) -> Json:
+    """Every multiplier is one, but that of the logits of attention, which is ours."""
+    a, m, d = config.attention, config.mamba2, config.d_model
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": d,
+        "intermediate_size": config.mlp.width(d),
+        "shared_intermediate_size": config.mlp.width(d),
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "num_hidden_layers": config.n_layers,
+        "layer_types": [LAYER_TYPES[spec.mixers[0]] for spec in specs(config)],
+        "num_attention_heads": a.heads,
+        "num_key_value_heads": a.kv_heads,
+        "attention_multiplier": a.width(d) ** -0.5,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "embedding_multiplier": 1.0,
+        "logits_scaling": 1.0,
+        "residual_multiplier": 1.0,
+        "mamba_expand": m.expand,
+        "mamba_n_heads": m.heads(d),
+        "mamba_d_head": m.head_dim,
+        "mamba_d_state": m.state_dim,
+        "mamba_n_groups": m.groups,
+        "mamba_d_conv": m.conv_width,
+        "mamba_conv_bias": m.conv_bias,
+        "mamba_proj_bias": False,
+        "mamba_chunk_size": 256,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm.eps,
+        "initializer_range": config.init_std,
+        "tie_word_embeddings": config.tie_embeddings,
+        "position_embedding_type": "rope" if a.rope else None,
+        **rotary(a.rope_theta),
+    }
+
+
+def links(config: ModelConfig) -> Iterator[Link]:
+    """The MLP keeps gate and up in one matrix, as ours does."""
+    norm, hidden, d = parts.norm(config), config.mlp.width(config.d_model), config.d_model
+    yield from parts.ends(config)
+    for i, spec in enumerate(specs(config)):
+        ours, theirs = f"blocks.{i}.", f"model.layers.{i}."
+        yield link(f"{ours}mixer_norm.weight", f"{theirs}input_layernorm.weight", rewrite=norm)
+        if spec.mixers == ("A",):
+            mixer = within("", "self_attn.", parts.attention(config.attention, config))
+        else:
+            mixer = within("", "mamba.", parts.mamba2(config.mamba2))
+        yield from within(ours + "mixers.0.", theirs, mixer)
+        second, mlp = f"{theirs}post_attention_layernorm.weight", f"{theirs}shared_mlp."
+        if spec.mlp:
+            yield link(f"{ours}mlp_norm.weight", second, rewrite=norm)
+            yield link(f"{ours}mlp.in_proj.weight", f"{mlp}input_linear.weight")
+            yield link(f"{ours}mlp.out_proj.weight", f"{mlp}output_linear.weight")
+        else:
+            yield filled(second, 1.0, d)
+            yield filled(f"{mlp}input_linear.weight", 0.0, 2 * hidden, d)
+            yield filled(f"{mlp}output_linear.weight", 0.0, d, hidden)
+
+
+def read(said: Json) -> ModelConfig:
+    """A model without experts and multipliers; `describe` is compared with the rest."""
+    d, heads = said["hidden_size"], said["num_attention_heads"]
+    rope = said.get("position_embedding_type") == "rope"
+    width = said.get("mamba_d_head", "auto")
+    if width == "auto":
+        width = said["mamba_expand"] * d // said["mamba_n_heads"]
+    return ModelConfig(
+        d_model=d,
+        n_layers=said["num_hidden_layers"],
+        pattern=word(KINDS[kind] for kind in said["layer_types"]),
+        vocab_size=said["vocab_size"],
+        tie_embeddings=said.get("tie_word_embeddings", False),
+        attention=AttentionConfig(
+            heads=heads,
+            kv_heads=said.get("num_key_value_heads") or heads,
+            head_dim=d // heads,
+            rope=rope,
+            rope_theta=theta({"rope_theta": 10_000.0, **said}),
+            qk_norm=False,
+        ),
+        mamba2=Mamba2Config(
+            expand=said["mamba_expand"],
+            head_dim=width,
+            state_dim=said["mamba_d_state"],
+            groups=said["mamba_n_groups"],
+            conv_width=said["mamba_d_conv"],
+            conv_bias=said.get("mamba_conv_bias", True),
+        ),
+        mlp=MlpConfig(hidden=said["shared_intermediate_size"]),
+        norm=NormConfig(eps=said["rms_norm_eps"]),
+        init_std=said.get("initializer_range", 0.02),
+    )
+
+
+GRANITE = Target(
+    model_type="granitemoehybrid",
+    architecture="GraniteMoeHybridForCausalLM",
+    served_by="vLLM, SGLang",
+    blockers=blockers,
+    describe=describe,
+    links=links,
+    read=read,
+)

@@ -1,0 +1,129 @@
+"""Where a stack can go: the models of transformers that compute the same, and our own code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lmtrain.export.links import Link
+from lmtrain.models.config import AttentionConfig, MlpKind, ModelConfig
+from lmtrain.models.pattern import BlockSpec, parse
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One architecture: what keeps a stack out of it, and the tables that bring it in and back."""
+
+    model_type: str
+    """As ``config.json`` names it."""
+    architecture: str
+    """The class that transformers builds."""
+    served_by: str
+    """Servers that load it, for the model card."""
+    blockers: Callable[[ModelConfig], list[str]]
+    """Why a stack has no home here: sentences that begin with the field."""
+    describe: Callable[[ModelConfig], Json]
+    """The keys of ``config.json`` that decide the mathematics."""
+    links: Callable[[ModelConfig], Iterable[Link]]
+    """Every tensor of either side, once."""
+    read: Callable[[Json], ModelConfig]
+    """The stack behind a ``config.json``; KeyError where it lacks a key."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """Beginnings or parts of names that other writers use, and ours."""
+    code: tuple[str, ...] = ()
+    """Files of ``outside/`` that travel with it."""
+
+
+def specs(config: ModelConfig) -> tuple[BlockSpec, ...]:
+    """The blocks of a stack."""
+    return parse(config.pattern, config.n_layers)
+
+
+def letters(config: ModelConfig) -> set[str]:
+    """The mixers of a stack."""
+    return {letter for spec in specs(config) for letter in spec.mixers}
+
+
+def needs(
+    config: ModelConfig, allowed: str, *, at_least: str = "", mlp_alone: bool = False
+) -> Iterator[str]:
+    """What is wrong with a pattern for a target of these mixers, of which some must be there."""
+    found, word = letters(config), f"model.pattern={config.pattern}"
+    for letter in sorted(found - set(allowed)):
+        yield f"{word} has {letter}, it takes {' and '.join(allowed)}"
+    for letter in at_least:
+        if letter not in found:
+            yield f"{word} has no {letter}, it needs one"
+    if any(len(spec.mixers) > 1 for spec in specs(config)):
+        yield f"{word} has mixers side by side"
+    if not mlp_alone and any(not spec.mixers for spec in specs(config)):
+        yield f"{word} has an MLP alone"
+
+
+def wants(**values: tuple[Any, Any]) -> Iterator[str]:
+    """Fields that have one value and should have another, by name with ``__`` for a dot."""
+    for name, (value, wanted) in values.items():
+        if value != wanted:
+            key = name.replace("__", ".")
+            yield f"model.{key}={_said(value)}, it needs {_said(wanted)}"
+
+
+def swiglu(config: ModelConfig) -> Iterator[str]:
+    """The MLP must be gated, unless no block has one."""
+    if any(spec.mlp for spec in specs(config)):
+        yield from wants(mlp__kind=(config.mlp.kind, MlpKind.swiglu))
+
+
+def alike(config: ModelConfig) -> Iterator[str]:
+    """Where ``A`` and ``W`` stand in one stack, they must have the same shape."""
+    if {"A", "W"} <= letters(config):
+        for name in AttentionConfig.__dataclass_fields__:
+            a, w = getattr(config.attention, name), getattr(config.sliding_window, name)
+            if a != w:
+                yield (
+                    f"model.sliding_window.{name}={_said(w)}, it needs model.attention.{name}"
+                    f"={_said(a)}"
+                )
+
+
+def shape(config: ModelConfig) -> AttentionConfig:
+    """The attention of a stack whose ``A`` and ``W`` are alike."""
+    return config.attention if "A" in letters(config) else config.sliding_window
+
+
+def word(letters_: Iterable[str]) -> str:
+    """The shortest word that tiles to these letters."""
+    full = list(letters_)
+    periods = (p for p in range(1, len(full) + 1) if full == (full[:p] * len(full))[: len(full)])
+    return "".join(full[: next(periods)])
+
+
+def theta(said: Json) -> float:
+    """The base of full, unscaled rotary positions, in today's spelling or the older one.
+
+    Raises:
+        ValueError: positions are scaled, or rotate a part of the head.
+    """
+    rope = {**(said.get("rope_scaling") or {}), **(said.get("rope_parameters") or {})}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    part = rope.get("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))
+    if kind != "default" or part != 1.0:
+        raise ValueError(
+            f"its rotary positions are {kind} over {part} of a head: lmtrain has default over 1.0"
+        )
+    return float(rope.get("rope_theta") or said["rope_theta"])
+
+
+def rotary(base: float, **more: Any) -> Json:
+    """Rotary positions over the whole head; twice, as servers read the older spelling."""
+    parameters = {"rope_type": "default", "rope_theta": base, "partial_rotary_factor": 1.0}
+    return {"rope_parameters": {**parameters, **more}, "rope_theta": base}
+
+
+def _said(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,0 +1,122 @@
+"""Proof that a folder computes what was trained: a fresh process without lmtrain reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lmtrain.layout import SequenceLayout
+from lmtrain.models.decoder import Decoder
+
+if TYPE_CHECKING:
+    from lmtrain.export.links import Link
+    from lmtrain.models.config import ModelConfig
+
+OUTSIDE = Path(__file__).parent / "outside"
+TOKENS = 160
+"""Of the row that is compared: over two chunks, and not a multiple of one."""
+TOLERANCE = 1e-5
+"""Largest relative error of fp32 logits (norm of the difference over the norm)."""
+PATIENCE_SECONDS = 3600
+
+Read = Callable[[str], Tensor]
+"""A tensor of ours by name."""
+
+
+def verify(
+    folder: Path, model: ModelConfig, read: Read, *, vocabulary: int, code: bool = False
+) -> float:
+    """The relative error of the logits that ``folder`` gives.
+
+    Args:
+        folder: for transformers.
+        model: the stack.
+        read: its tensors, as they were trained or rounded.
+        vocabulary: tokens below this are compared.
+        code: the folder brings our code, which may run.
+
+    Raises:
+        ValueError: transformers cannot load it, or computes something else.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocabulary, (TOKENS,), generator=generator)
+    with tempfile.TemporaryDirectory() as scratch:
+        said, out = Path(scratch) / "tokens.json", Path(scratch) / "logits.safetensors"
+        said.write_text(json.dumps(tokens.tolist()))
+        command = [sys.executable, "-I", str(OUTSIDE / "reload.py"), folder, said, out]
+        done = subprocess.run(
+            [*command, *(["code"] if code else [])],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
+            env=_environment(scratch),
+        )
+        if done.returncode:
+            reason = done.stderr.strip().rpartition("\n")[2]
+            if "No module named 'transformers'" in reason:
+                reason = "transformers is not installed: pip install 'lmtrain[hf]', or verify=false"
+            raise ValueError(f"{folder} cannot be loaded by transformers: {reason}")
+        theirs = load_file(out)["logits"]
+    ours = logits(model, tokens, read)
+    error = ((theirs - ours).norm() / ours.norm()).item()
+    if not error <= TOLERANCE:
+        raise ValueError(
+            f"{folder} gives other logits than the trained model: relative error {error:.1e}, "
+            f"allowed {TOLERANCE:.0e}"
+        )
+    return error
+
+
+@torch.no_grad()
+def logits(config: ModelConfig, tokens: Tensor, read: Read) -> Tensor:
+    """``[t, vocab]`` in fp32, with the tensors of one block in memory at a time."""
+    with torch.device("meta"):
+        model = Decoder(config)
+    layout = SequenceLayout.of_lengths([len(tokens)])
+    x = read("embedding.weight")[tokens].float()
+    for i, block in enumerate(model.blocks):
+        x = _filled(block, f"blocks.{i}.", read)(x, layout)
+        block.to("meta")
+    x = _filled(model.norm, "norm.", read)(x)
+    head = read("embedding.weight" if model.head is None else "head.weight")
+    return x @ head.float().T
+
+
+def rounded(links: Iterable[Link], read: Read, dtype: torch.dtype) -> Read:
+    """Our tensors as a folder of ``dtype`` holds them, read back through its table."""
+    by_name = {name: each for each in links for name in each.ours}
+
+    def look_up(name: str) -> Tensor:
+        each = by_name[name]
+        theirs = each.rewrite.out(tuple(read(ours) for ours in each.ours))
+        back = each.rewrite.back(tuple(stored(x, dtype).float() for x in theirs))
+        return back[each.ours.index(name)]
+
+    return look_up
+
+
+def stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Matrices in ``dtype``; vectors (norms, decays, biases) stay fp32, which costs nothing."""
+    return tensor.to(dtype) if tensor.dim() > 1 else tensor.float()
+
+
+def _filled(module: nn.Module, prefix: str, read: Read) -> nn.Module:
+    named = {name: read(prefix + name).float() for name, _ in module.named_parameters()}
+    module.load_state_dict(named, assign=True)
+    return module
+
+
+def _environment(scratch: str) -> dict[str, str]:
+    """The caller's, with a home of its own: code of a folder is copied there before it runs."""
+    return {**os.environ, "HF_HOME": scratch, "PYTHONWARNINGS": "ignore"}
