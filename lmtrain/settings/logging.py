@@ -8,6 +8,7 @@ from enum import StrEnum
 from importlib.util import find_spec
 
 from lmtrain.settings.checks import positive
+from lmtrain.settings.engine import EngineKind
 
 
 class WandbMode(StrEnum):
@@ -57,13 +58,23 @@ class LoggingSection:
         first, count = map(int, found.groups())
         return range(first, first + count)
 
-    def check(self, steps: int) -> list[str]:
-        """Every problem of a run of so many steps, each a sentence with key, value and remedy."""
+    def check(self, steps: int, kind: EngineKind = EngineKind.fsdp) -> list[str]:
+        """Every problem, each a sentence with key, value and remedy.
+
+        Args:
+            steps: of the run.
+            kind: of its engine.
+        """
+        hidden = [
+            f"logging.norms_every={self.norms_every} reads gradients, which DeepSpeed keeps to "
+            "itself: say engine.kind=fsdp, or logging.norms_every=null"
+        ]
         return [
             *positive({"logging.every": self.every, "logging.norms_every": self.norms_every}),
             *_absent("wandb", wanted=self.wandb),
             *_absent("tensorboard", wanted=self.tensorboard),
             *self._window(steps),
+            *(hidden if self.norms_every and kind is EngineKind.deepspeed else []),
         ]
 
     def _window(self, steps: int) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lmtrain.config import RunConfig
-from lmtrain.settings.engine import Precision
+from lmtrain.settings.engine import EngineKind, Precision
 from lmtrain.settings.logging import LoggingSection, WandbMode
 from lmtrain.settings.run import RunSection
 from lmtrain.train.device import peak_flops
@@ -109,3 +109,56 @@ def test_wandb_works_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     identity = (tmp_path / "wandb" / "id").read_text()
     runs = list((tmp_path / "wandb").glob(f"offline-run-*-{identity}/*.wandb"))
     assert runs
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of tensorboard's own dependencies
+def test_tensorboard_has_every_number(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logging = LoggingSection(tensorboard=True)
+    config = RunConfig(run=RunSection(dir=str(tmp_path)), logging=logging)
+    for first_step, loss in ((9, 9.0), (9, 2.5)):  # the second hides what the first wrote
+        tell = observers(config, rank=0, first_step=first_step)
+        tell(replace(STEP, loss=loss))
+        tell(VALIDATION)
+        tell("for a person")
+        tell.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"loss", "lr", "grad_norm", "val_loss", "val_loss_by_length/64"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(10, 2.5)]
+
+
+@pytest.mark.parametrize(
+    ("logging", "told"),
+    [
+        (LoggingSection(profile="3"), "logging.profile=3 is not FIRST:COUNT: say 100:3"),
+        (LoggingSection(profile="0:1"), "logging.profile=0:1 is not FIRST:COUNT"),
+        (LoggingSection(profile="299:3"), "logging.profile=299:3 ends after train.steps=300"),
+        (LoggingSection(norms_every=0), "logging.norms_every=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_logged_is_refused(logging: LoggingSection, told: str) -> None:
+    [problem] = logging.check(300)
+    assert problem.startswith(told)
+
+
+def test_what_can_be_logged_is_not_refused() -> None:
+    assert LoggingSection(profile="298:3", norms_every=1).check(300) == []
+    assert list(LoggingSection(profile="298:3").profiled) == [298, 299, 300]
+
+
+def test_gradients_that_cannot_be_read_are_not_promised() -> None:
+    [problem] = LoggingSection(norms_every=5).check(300, EngineKind.deepspeed)
+    assert problem.startswith("logging.norms_every=5 reads gradients, which DeepSpeed keeps")
+
+
+@pytest.mark.parametrize("package", ["wandb", "tensorboard"])
+def test_a_package_that_is_absent_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmtrain.settings.logging.find_spec", lambda _: None)
+    [problem] = LoggingSection(**{package: True}).check(300)
+    assert problem.endswith(f"but {package} is not installed: pip install 'lmtrain[{package}]'")

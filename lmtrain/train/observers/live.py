@@ -33,7 +33,7 @@ BARS = "▁▂▃▄▅▆▇█"
 class Remaining(Protocol):
     """Knows how long a run still takes."""
 
-    def remaining(self, step: int) -> timedelta:
+    def remaining(self, step: int, /) -> timedelta:
         """After ``step`` updates."""
         ...
 
