@@ -35,19 +35,24 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def initialize(
-    model: Decoder, *, seed: int, write: Callable[[Tensor, Tensor], object] = torch.Tensor.copy_
+    model: Decoder,
+    *,
+    seed: int,
+    shape: Callable[[Tensor], torch.Size] = torch.Tensor.size,
+    write: Callable[[Tensor, Tensor], object] = torch.Tensor.copy_,
 ) -> None:
     """Fill every parameter of ``model`` in place.
 
     Args:
         model: materialised, and possibly sharded.
         seed: of all draws.
+        shape: of the whole parameter, of which a part may be here.
         write: puts the full values into a parameter, which may hold a part of them.
     """
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{path}.{name}"
-            values = _draw(model, module, full, parameter.shape, _generator(seed, full))
+            values = _draw(model, module, full, shape(parameter), _generator(seed, full))
             write(parameter, values)
 
 

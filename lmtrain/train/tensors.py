@@ -99,9 +99,9 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def shape(parameter: Tensor) -> tuple[int, ...]:
+def shape(parameter: Tensor) -> torch.Size:
     """Of a whole parameter, also where ZeRO holds it and leaves an empty one."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+    return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def read_tensors(folder: Path, tensors: dict[str, Tensor], *, world: int = 1) -> None:

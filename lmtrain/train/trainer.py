@@ -36,6 +36,7 @@ from lmtrain.train.samples import write_samples
 from lmtrain.train.saver import Saver
 from lmtrain.train.schedule import learning_rate
 from lmtrain.train.stop import StopRequest
+from lmtrain.train.tensors import shape
 from lmtrain.train.validate import validate
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def birth(config: RunConfig, engine: Engine) -> tuple[Decoder, torch.optim.Optim
         model = Decoder(config.model)
     bind(model, config.ops, engine.device, engine.dtype)
     engine.prepare(model)  # bind strategies, remat, shard, materialise full of NaN
-    initialize(model, seed=config.run.seed, write=engine.write)
+    initialize(model, seed=config.run.seed, shape=shape, write=engine.write)
     check_initialized(model)
     optimizer = build_optimizer(model, config.optim)
     engine.attach(model, optimizer)

@@ -38,7 +38,6 @@ class DdpEngine(GroupEngine):
         self._ddp = DistributedDataParallel(
             model,
             init_sync=False,  # every process drew the same weights
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
         self._ddp.register_comm_hook(None, _sum)
@@ -63,7 +62,9 @@ class DdpEngine(GroupEngine):
 
 def _sum(_, bucket):
     """A future of the sum; without annotations, as DDP compares them with types, not with text."""
-    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(_value)
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    return work.get_future().then(_value)
 
 
 def _value(done: Future[list[Tensor]]) -> Tensor:

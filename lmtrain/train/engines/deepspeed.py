@@ -15,7 +15,7 @@ from lmtrain.train.invariants import check_finite, materialize
 from lmtrain.train.tensors import Snapshot, check_stored, fill, shape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import timedelta
     from pathlib import Path
     from types import ModuleType
@@ -212,7 +212,7 @@ def _settings(config: EngineConfig) -> dict[str, Any]:
     }
 
 
-def _whole(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Tensor]]:
+def _whole(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Tensor]]:
     """Whole tensors of a checkpoint, read a portion at a time.
 
     Raises:
