@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
 T = TypeVar("T")
-Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
+Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 """Around the first pass of a region, and around its recomputation."""
 
 DEAR = frozenset({
@@ -135,7 +135,7 @@ def _policy(tape: _Tape, _: object, operator: OpOverload, *_args: Any, **_named:
 
 @contextmanager
 def _both(
-    outer: AbstractContextManager[None], inner: AbstractContextManager[None]
+    outer: AbstractContextManager[Any], inner: AbstractContextManager[Any]
 ) -> Generator[None]:
     with outer, inner:
         yield

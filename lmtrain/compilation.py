@@ -1,0 +1,119 @@
+"""Compiling the blocks of a model: a few graphs, whatever documents come.
+
+What depends on the documents stays out of the graphs: recurrences, convolutions, attention and its
+tables of angles run as they are, where a graph ends, with all communication. Between them a graph
+sees tensors ``[t, …]`` of one size and stride, and no layout, so no length, packing or number of
+documents can ask for another one. Equal blocks share their graphs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lmtrain.models.mixers.attention import Attention
+from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
+from lmtrain.models.mixers.mamba2 import Mamba2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+    from torch.fx import GraphModule
+
+    from lmtrain.models.decoder import Decoder
+
+PASSES = 4
+"""Ways in which one code is compiled for a kind of block: with gradients and without, for the rows
+of training and for others."""
+
+
+class Compiler:
+    """A compiler of torch, and how many graphs it was given."""
+
+    def __init__(self, backend: str = "inductor") -> None:
+        self.backend = backend
+        self.graphs = 0
+
+    def __call__(self, graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        """The compiled ``graph``."""
+        self.graphs += 1
+        return torch._dynamo.lookup_backend(self.backend)(graph, inputs)
+
+
+def compile_blocks(model: Decoder, backend: str = "inductor") -> Compiler:
+    """Compile what lies between the kernels of every block; the kernels stay.
+
+    Args:
+        model: with its strategies bound, before it runs.
+        backend: a name that `torch.compile` knows.
+
+    Returns:
+        What counts the graphs.
+
+    Raises:
+        TypeError: a mixer has kernels that are not known here.
+    """
+    import torch._dynamo
+
+    compiler = Compiler(backend)
+    kinds = {block.spec for block in model.blocks}
+    limit = PASSES * len(kinds)  # beyond it a kind would run as it is, without a word
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, limit)
+    for block in model.blocks:
+        for mixer in block.mixers:  # type: ignore[union-attr]
+            _exclude(mixer)
+        block.run = torch.compile(block.run, backend=compiler)  # type: ignore[arg-type]
+    return compiler
+
+
+def _exclude(mixer: nn.Module) -> None:
+    """Let graphs end before what reads a layout."""
+    match mixer:
+        case Attention():
+            mixer.kernel = _outside(mixer.kernel)
+            mixer.angles = torch.compiler.disable(mixer.angles)
+        case Mamba2() | GatedDeltaNet():
+            mixer.kernel = _outside(mixer.kernel)
+            mixer.convolve = _outside(mixer.convolve)
+        case _:
+            raise TypeError(f"{type(mixer).__name__} cannot be compiled: say engine.compile=false")
+
+
+def _outside(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Outside of graphs; a graph asks for the strides of its inputs, and of what they are views of.
+
+    Both may follow the documents, so the result is contiguous, and a view of nothing.
+    """
+
+    def run(*args: Any, **named: Any) -> Tensor:
+        out = kernel(*args, **named)
+        return (
+            out.clone(memory_format=torch.contiguous_format) if out._is_view() else out.contiguous()
+        )
+
+    return torch.compiler.disable(run)
+
+
+class Watch:
+    """Tells what was compiled, and notices when a step compiles again after the first."""
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler, self._before = compiler, 0
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._before = self._compiler.graphs
+
+    def end(self, step: int, *, first: bool, length: int) -> str | None:
+        """A line for a person after a step of pieces of ``length`` tokens, if there is news."""
+        new = self._compiler.graphs - self._before
+        if first:
+            return f"compiled {new} graphs; no later step should compile more"
+        if new:
+            return (
+                f"step {step} (length {length}) compiled {new} more graphs, which costs time: "
+                "engine.compile=false avoids it, TORCH_LOGS=recompiles tells why"
+            )
+        return None
