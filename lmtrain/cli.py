@@ -27,7 +27,7 @@ Begin with
   lmtrain train                              a small hybrid learns the embedded text, in minutes
   lmtrain generate checkpoint=runs/default   it writes
   lmtrain report run=runs/default            its curves, on one page
-  lmtrain inspect model=hybrid_3to1          parameters and FLOPs of a stack, before any run
+  lmtrain inspect model=hybrid_3to1          memory and time of a run, before it
 
 Verbs
 {verbs}
@@ -95,6 +95,12 @@ def _inspect(config: Any) -> int:
     return 0
 
 
+def _doctor(config: Any) -> int:
+    from lmtrain.doctor import doctor
+
+    return doctor(config)
+
+
 def _report_runs(config: Any) -> int:
     from lmtrain.report import report
 
@@ -114,6 +120,8 @@ def _bench(config: Any) -> int:
             from lmtrain.bench.data import bench_data as bench
         case "curriculum":
             from lmtrain.bench.curriculum import bench_curriculum as bench
+        case "memory":
+            from lmtrain.bench.footprint import bench_memory as bench
         case _:
             from lmtrain.bench.step import bench
     bench(config)
@@ -135,7 +143,8 @@ VERBS = {
     "generate": Verb("text from a checkpoint", "generate", _generate),
     "export": Verb("a checkpoint as a folder that transformers loads", "export", _export),
     "import": Verb("a folder of transformers as a checkpoint", "import", _import),
-    "inspect": Verb("the composed model, layer by layer", "config", _inspect),
+    "inspect": Verb("what a run needs on given machines, before it", "inspect", _inspect),
+    "doctor": Verb("what of this machine helps or hinders a training", "config", _doctor),
     "report": Verb("a run, or several, as one page and in words", "report", _report_runs),
     "bench": Verb("speed of a step, of strategies, of links, of data", "bench", _bench),
 }

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmtrain.bench.config import BenchConfig
 from lmtrain.data.config import DataConfig, check_tokens_per_step
-from lmtrain.data.curriculum_config import CurriculumConfig
+from lmtrain.data.curriculum_config import CurriculumConfig, ViewName
 from lmtrain.data.prepare_config import PrepareConfig
 from lmtrain.models.config import ModelConfig
 from lmtrain.ops.config import OpsConfig, resolve
@@ -31,6 +31,7 @@ from lmtrain.settings.engine import EngineConfig, Precision
 from lmtrain.settings.export import ExportConfig, ImportConfig
 from lmtrain.settings.faults import FaultsSection
 from lmtrain.settings.generate import GenerateConfig, SamplesSection
+from lmtrain.settings.inspect import HardwareKeys
 from lmtrain.settings.launch import LaunchSection
 from lmtrain.settings.logging import LoggingSection
 from lmtrain.settings.optim import OptimConfig
@@ -73,6 +74,7 @@ class RunConfig:
             *self.optim.check(),
             *self.parallel.check(world_size),
             *self.engine.check(self.launch.nproc, world_size),
+            *self._task(),
             *self._ops(),
             *self.train.check(),
             *self.validation.check(),
@@ -101,6 +103,24 @@ class RunConfig:
                 f"say model.vocab_size=null or at least {vocabulary}"
             )
         return replace(self, model=replace(self.model, vocab_size=size))
+
+    def _task(self) -> list[str]:
+        """Rows of a synthetic task must stay whole."""
+        lengths, longest = self.data.task.lengths, self.curriculum.max_length
+        if self.data.task.name is None:
+            return []
+        problems: list[str] = []
+        if self.curriculum.view is not ViewName.decompose:
+            problems.append(
+                f"curriculum.view={self.curriculum.view} would cut its rows (data.task.name="
+                f"{self.data.task.name}): use decompose"
+            )
+        if lengths and max(lengths) > longest:
+            problems.append(
+                f"data.task.lengths={lengths} has rows above curriculum.max_length={longest}, which "
+                "would cut them: raise it"
+            )
+        return problems
 
     def _ops(self) -> list[str]:
         """What computes must run on this machine, and take the mixers as they are."""
@@ -133,6 +153,11 @@ class RunConfig:
 
         row = self.train.tokens_per_step // (accumulate * world)
         return problems(self.model, self.parallel, row=row, lengths=self.curriculum.lengths)
+
+
+@dataclass(kw_only=True)
+class InspectConfig(RunConfig, HardwareKeys):
+    """A training run, and the machines to plan it for."""
 
 
 def require(problems: list[str]) -> None:
@@ -239,6 +264,7 @@ def _register() -> None:
         "prepare_schema": PrepareConfig,
         "report_schema": ReportConfig,
         "bench_schema": BenchConfig,
+        "inspect_schema": InspectConfig,
     }.items():
         store.store(name=name, node=root)
 

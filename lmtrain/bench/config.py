@@ -19,6 +19,7 @@ class BenchKind(StrEnum):
     links = "links"
     data = "data"
     curriculum = "curriculum"
+    memory = "memory"
 
 
 class DataPart(StrEnum):
@@ -49,7 +50,8 @@ class BenchConfig:
     by several of ops.backend. Under torchrun, sp: every strategy of sequence parallelism, one
     layer; rows: whole stacks under some of them; links: speed between processes and of kernels, for
     parallel.links. data: preparation, decomposition, the plan and the loader; curriculum: steps of
-    decomposed and of concatenated documents."""
+    decomposed and of concatenated documents. memory: a step of the trainer against what
+    `lmtrain inspect` predicts of it, in bytes and seconds."""
     pattern: str = ""
     """Our stack; empty is GGGA (step, backends), or A (curriculum)."""
     lengths: list[int] = field(default_factory=lambda: [1024, 4096])

@@ -20,15 +20,10 @@ from rich.table import Table
 from lmtrain.bench.record import record
 from lmtrain.bench.world import alone, joined, ranks_per_host, seconds
 from lmtrain.config import require
-from lmtrain.layout import SequenceLayout
-from lmtrain.ops.attention import attend
-from lmtrain.ops.backend import choose
-from lmtrain.parallel import state_times
 from lmtrain.parallel.collectives import Group, Traffic
 from lmtrain.parallel.links import Link, Links, Rates, write_links
 from lmtrain.parallel.mesh import SequenceMesh
-from lmtrain.parallel.shape import Block, RecurrentShape, Transition
-from lmtrain.parallel.times import Machine
+from lmtrain.probe import rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +72,8 @@ def bench_links(config: BenchConfig) -> Speeds:
             calls["across"] = _measure(mesh.block(world), near, near, config)
         fitted = {kind: fit(found) for kind, found in calls.items()}
         links = Links(near, fitted.get("inside"), fitted.get("across"))
-        found = Speeds(calls, links, _rates(config, device))
+        reached = rates(device, config.ops, lambda work: seconds(work, config, device))
+        found = Speeds(calls, links, reached)
         if dist.get_rank() == 0:
             _tell(found, config)
     return found
@@ -128,32 +124,6 @@ def _operations(
 
 def _finish(start: Callable[[], Callable[[], object]]) -> object:
     return start()()
-
-
-def _rates(config: BenchConfig, device: torch.device) -> Rates:
-    """Of the local kernels forward, and of adding one tensor to another."""
-    cuda = device.type == "cuda"
-    tokens, heads, width = (16_384, 16, 128) if cuda else (1024, 4, 64)
-    dtype = torch.bfloat16 if cuda else torch.float32
-    layout = SequenceLayout.whole((0, tokens)).to(device)
-    q = torch.randn(tokens, heads, width, device=device, dtype=dtype)
-    k = torch.nn.functional.normalize(q.float(), dim=-1).to(dtype)
-    beta = torch.rand(tokens, heads, device=device)
-    total = torch.zeros(2**24 if cuda else 2**22, device=device)
-    rule, more = choose(config.ops, device).gated_delta, torch.ones_like(total)
-
-    def rate(amount: float, work: Callable[[], object]) -> float:
-        return amount / seconds(torch.no_grad()(work), config, device)
-
-    shape = RecurrentShape(heads, heads, width, width, Transition.matrix, 0, 1)
-    flops = state_times.scan(shape, Block(layout, 1), Machine(Links(1, None, None), Rates(1, 1, 1)))
-    return Rates(
-        attention=rate(
-            2 * tokens * (tokens + 1) * heads * width, lambda: attend(q, q, q, layout=layout)
-        ),
-        scan=rate(flops, lambda: rule.scan((q, k, q, -beta, beta), layout)),
-        memory=rate(3 * total.nbytes, lambda: total.add_(more)),
-    )
 
 
 def _tell(found: Speeds, config: BenchConfig) -> None:

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs, generation state and training memory, by formula.
+"""What a model costs: parameters, FLOPs and generation state, by formula.
 
 What is counted as FLOPs: two for each multiplication of a projection, a convolution, a visible
 query-key pair, or a recurrence in its token-by-token form (decay, correction, update, read). Work
@@ -9,9 +9,10 @@ linear in the width. Backward counts twice the forward.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
+from lmtrain.models.activations import FP32, held
 from lmtrain.models.config import (
     AttentionConfig,
     GatedDeltaNetConfig,
@@ -22,17 +23,9 @@ from lmtrain.models.config import (
     SlidingWindowConfig,
 )
 from lmtrain.models.pattern import BlockSpec, parse
-from lmtrain.ops.chunks import CHUNK
 
 TRAINING = 3
 """Forward and backward over forward."""
-FP32, BF16 = 4, 2
-"""Bytes of a number."""
-ADAMW = 4 * FP32
-"""Bytes of a trained number: itself, its gradient and two moments."""
-
-WINDOW_COPIES = 3
-"""Blocks of keys that a block of queries meets in a window."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Cost:
     cache: tuple[tuple[int | None, int], ...] = ()
     """Numbers that generation keeps for each visible token, by window."""
     saved: int = 0
-    """Numbers that a training step keeps for a token until the backward pass."""
+    """Numbers that a training step in fp32 keeps for a token until the backward pass, by torch."""
 
     def __add__(self, other: Cost) -> Cost:
         """Both parts."""
@@ -109,28 +102,12 @@ class ModelCost:
             d_model=d,
             embedding=Cost(parameters=table),
             blocks=tuple((spec, _block(spec, config)) for spec in specs),
-            head=_norm(d) + Cost(parameters=own_head, flops=2 * table, saved=d),
+            head=_norm(d) + Cost(parameters=own_head, flops=2 * table, saved=3 * d),
         )
 
     def training_flops_per_token(self, lengths: Iterable[int]) -> float:
         """FLOPs of forward and backward a token, averaged over documents of these lengths."""
         return TRAINING * self.total.flops_per_token(lengths)
-
-    def training_bytes(self, tokens: int, *, remat: bool = False, bf16: bool = False) -> int:
-        """Estimate of the memory of a step: weights, gradients, AdamW, and what backward needs.
-
-        Args:
-            tokens: tokens of the row that one process computes at once.
-            remat: only the inputs of the blocks are kept.
-            bf16: activations, and the copies of the weights that meet them, take two bytes.
-        """
-        saved = self.total.saved
-        if remat:
-            inputs = len(self.blocks) * self.d_model
-            saved = inputs + max(cost.saved for _, cost in self.blocks) + self.head.saved
-        if bf16:
-            return (ADAMW + BF16) * self.total.parameters + BF16 * saved * tokens
-        return ADAMW * self.total.parameters + FP32 * saved * tokens
 
 
 def _block(spec: BlockSpec, config: ModelConfig) -> Cost:
@@ -145,12 +122,11 @@ def _block(spec: BlockSpec, config: ModelConfig) -> Cost:
         cost += sum((_norm(d) for _ in spec.mixers), Cost())
     if spec.mlp:
         cost += _norm(d) + _mlp(config.mlp, d)
-    return cost
+    return replace(cost, saved=held(spec, config).kept // FP32)
 
 
 def _norm(width: int) -> Cost:
-    """Keeps its input, and its output before and after the scale."""
-    return Cost(parameters=width, saved=3 * width)
+    return Cost(parameters=width)
 
 
 def _mixer(letter: str, config: ModelConfig) -> Cost:
@@ -174,16 +150,12 @@ def _attention(config: AttentionConfig, d: int) -> Cost:
     window = config.window if isinstance(config, SlidingWindowConfig) else None
     projected = inner + 2 * shared + gate
     matrices = d * projected + inner * d
-    qk = inner + shared
+    scales = inner + shared if config.qk_norm_joint else 2 * width
     return Cost(
-        parameters=matrices + (2 * width if config.qk_norm else 0),
+        parameters=matrices + (scales if config.qk_norm else 0),
         flops=2 * matrices,
         pair_flops=((window, 4 * inner),),
         cache=((window, 2 * shared),),
-        saved=projected
-        + (2 * qk if config.qk_norm else qk)  # normalised, rotated
-        + (0 if window is None else 2 * WINDOW_COPIES * shared)
-        + (inner + 2 * gate),
     )
 
 
@@ -198,7 +170,6 @@ def _mamba2(config: Mamba2Config, d: int) -> Cost:
         parameters=matrices + taps + (channels if config.conv_bias else 0) + 3 * heads + inner,
         flops=2 * (matrices + taps + 3 * state),  # decay, update, read
         state=state + (config.conv_width - 1) * channels,
-        saved=projected + 2 * channels + 7 * inner + state // CHUNK,
     )
 
 
@@ -212,12 +183,6 @@ def _gated_deltanet(config: GatedDeltaNetConfig, d: int) -> Cost:
         parameters=matrices + taps + 2 * config.value_heads + config.value_dim,
         flops=2 * (matrices + taps + 4 * state),  # decay, correction, update, read
         state=state + (config.conv_width - 1) * channels,
-        saved=projected
-        + 2 * channels
-        + 3 * keys
-        + 6 * values
-        + config.value_heads * (config.key_dim + CHUNK)
-        + state // CHUNK,
     )
 
 
@@ -225,4 +190,4 @@ def _mlp(config: MlpConfig, d: int) -> Cost:
     hidden = config.width(d)
     into = 2 * hidden if config.kind is MlpKind.swiglu else hidden
     matrices = d * into + hidden * d
-    return Cost(parameters=matrices, flops=2 * matrices, saved=into + hidden)
+    return Cost(parameters=matrices, flops=2 * matrices)

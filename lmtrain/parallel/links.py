@@ -68,6 +68,8 @@ class Rates:
     attention: float
     scan: float
     memory: float
+    products: float | None = None
+    """Of large matrix products; None where they were not measured."""
 
 
 NVLINK = Link(10e-6, 450e9)
@@ -129,8 +131,16 @@ def read_links(path: Path) -> tuple[Links, Rates]:
     if type(hosts) is not int or hosts < 1:
         raise ValueError(f"parallel.links={path}: ranks_per_host={hosts!r} must be at least 1")
     inside, across = (_link(path, name, entries[name]) for name in ("inside", "across"))
-    rates = _numbers(path, "rates", entries["rates"], {"attention", "scan", "memory"})
-    return Links(hosts, inside, across), Rates(**rates)
+    return Links(hosts, inside, across), Rates(**_rates(path, entries["rates"]))
+
+
+def _rates(path: Path, data: Any) -> dict[str, float]:
+    """Older files know no matrix products."""
+    keys = {"attention", "scan", "memory"}
+    if isinstance(data, dict):
+        known = {k: v for k, v in cast("dict[str, Any]", data).items() if v is not None}
+        return _numbers(path, "rates", known, keys | ({"products"} & known.keys()))
+    return _numbers(path, "rates", data, keys)
 
 
 def _link(path: Path, name: str, data: Any) -> Link | None:

@@ -100,10 +100,11 @@ class EngineConfig:
             processes: on this machine.
             world: on all machines.
         """
-        return [*self._device(processes), *self._holding(world)]
+        absent = self._absent() if self.kind is EngineKind.deepspeed and world > 1 else []
+        return [*self._device(processes), *self.holding(world), *absent]
 
-    def _holding(self, world: int) -> list[str]:
-        """What a kind of engine does not do."""
+    def holding(self, world: int) -> list[str]:
+        """What a kind of engine does not do with ``world`` processes, wherever they are."""
         kind, deep = self.kind, self.kind is EngineKind.deepspeed
         found = [
             f"engine.{key}={value} is of engine.kind={reader}, and this is {kind}: leave it out"
@@ -123,7 +124,7 @@ class EngineConfig:
             )
         if self.prefetch < 0:
             found.append(f"engine.prefetch={self.prefetch} must not be negative")
-        return [*found, *self._offloading(world), *(self._absent() if deep and world > 1 else [])]
+        return [*found, *self._offloading(world)]
 
     def _offloading(self, world: int) -> list[str]:
         """Where what is offloaded cannot be."""

@@ -6,21 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
 
-from lmtrain.layout import SequenceLayout
-from lmtrain.parallel.links import known
-from lmtrain.planner import planner
-from lmtrain.settings.engine import Device, Precision
-from lmtrain.shapes import layers
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lmtrain.config import RunConfig
-    from lmtrain.models.accounting import ModelCost
+    from lmtrain.inspect.case import Case
     from lmtrain.parallel.cost import Choice
-
-RANKS_PER_HOST = 8
-"""Of hosts that were not measured."""
 
 
 class Planned(NamedTuple):
@@ -33,35 +23,23 @@ class Planned(NamedTuple):
     """Of a step: what the strategy adds in all layers, over that and an equal share of the work."""
 
 
-def planned(config: RunConfig, cost: ModelCost) -> list[Planned]:
+def planned(case: Case) -> list[Planned]:
     """The choices of a run, by length of document and letter of the pattern.
 
-    Rows are those of ``launch.nproc`` processes, or of the fewest that share one. The work is
-    counted at the speed of attention.
+    The work is counted at the speed of attention.
 
     Raises:
         ValueError: the links cannot be read, a row does not divide, or a forced strategy cannot
             serve its mixer.
     """
-    sequence, device = config.parallel.sequence, _device(config)
-    choosers = planner(
-        config.model,
-        config.parallel,
-        device=device,
-        ranks_per_host=RANKS_PER_HOST,
-        element=2 if config.engine.precision is Precision.bf16 else 4,
-    )
-    _, rates = known(config.parallel.links, device, RANKS_PER_HOST)
-    rows = config.train.accumulate * max(1, config.launch.nproc // sequence)
-    row, counts = config.train.tokens_per_step // rows, layers(config.model)
+    config, sequence = case.config, case.config.parallel.sequence
     found: list[Planned] = []
-    for length in (n for n in config.curriculum.drawn_lengths if row % n == 0):
-        layout = SequenceLayout.whole(range(0, row + 1, length))
-        chosen = {letter: choose(layout) for letter, choose in choosers.items()}
-        added = {letter: counts[letter] * choice.seconds for letter, choice in chosen.items()}
-        flops = cost.training_flops_per_token([length]) * row / sequence
-        step = flops / rates.attention + sum(added.values())
-        found += [Planned(k, length, choice, added[k] / step) for k, choice in chosen.items()]
+    for length in (n for n in config.curriculum.drawn_lengths if case.row % n == 0):
+        other = case.but(length=length)
+        added = {k: case.layers[k] * choice.seconds for k, choice in other.strategies.items()}
+        flops = case.cost.training_flops_per_token([length]) * case.row / sequence
+        step = flops / case.hardware.rates.attention + sum(added.values())
+        found += [Planned(k, length, c, added[k] / step) for k, c in other.strategies.items()]
     return found
 
 
@@ -85,11 +63,3 @@ def describe(choices: Iterable[Planned], sequence: int) -> Table:
         share_ = f"{share:.1%}" if choice.degree > 1 else ""
         table.add_row(letter, f"{length:,}", str(choice), str(choice.degree), sent, added, share_)
     return table
-
-
-def _device(config: RunConfig) -> str:
-    if config.engine.device is not Device.auto:
-        return config.engine.device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

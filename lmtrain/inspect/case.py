@@ -1,0 +1,126 @@
+"""A run on given machines: everything that memory and time follow from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lmtrain.config import RunConfig
+from lmtrain.inspect.hardware import Hardware
+from lmtrain.layout import SequenceLayout
+from lmtrain.models.accounting import ModelCost
+from lmtrain.models.activations import FP32
+from lmtrain.parallel.cost import Choice, choose
+from lmtrain.settings.engine import Precision
+from lmtrain.shapes import layers, shapes
+
+if TYPE_CHECKING:
+    from lmtrain.models.pattern import BlockSpec
+
+
+@dataclass(frozen=True)
+class Case:
+    """A resolved configuration on ``world`` processes, its rows of documents of one length."""
+
+    config: RunConfig
+    hardware: Hardware
+    world: int
+    length: int
+    """Tokens of a document."""
+
+    def but(self, *, world: int | None = None, length: int | None = None, **keys: object) -> Case:
+        """The same with other values of ``section__key``."""
+        config = self.config
+        for name, value in keys.items():
+            section, key = name.split("__")
+            config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
+        return replace(
+            self,
+            config=config,
+            world=world or self.world,
+            length=length or self.length,
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows that are computed at once, by as many groups of processes."""
+        return self.world // self.config.parallel.sequence
+
+    @property
+    def row(self) -> int:
+        """Tokens of a row."""
+        return self.config.train.tokens_per_step // (self.config.train.accumulate * self.rows)
+
+    @property
+    def span(self) -> int:
+        """Tokens of a row that one process holds."""
+        return self.row // self.config.parallel.sequence
+
+    @property
+    def possible(self) -> bool:
+        """Whether processes divide into rows, and rows into documents and spans."""
+        sequence, train = self.config.parallel.sequence, self.config.train
+        if self.world % sequence or train.tokens_per_step % (train.accumulate * self.rows):
+            return False
+        return self.row > 0 and self.row % self.length == 0 and self.row % sequence == 0
+
+    @property
+    def cuda(self) -> bool:
+        """Whether cards compute."""
+        return self.hardware.cuda
+
+    @property
+    def fused(self) -> bool:
+        """Whether kernels of a GPU compute recurrences, convolutions and norms."""
+        return self.cuda and self.config.ops.backend not in ("torch", "reference")
+
+    @property
+    def element(self) -> int:
+        """Bytes of an activation."""
+        return 2 if self.config.engine.precision is Precision.bf16 else FP32
+
+    @cached_property
+    def cost(self) -> ModelCost:
+        """Of the model."""
+        return ModelCost.of(self.config.model)
+
+    @property
+    def specs(self) -> list[BlockSpec]:
+        """Its blocks."""
+        return [spec for spec, _ in self.cost.blocks]
+
+    @property
+    def largest(self) -> int:
+        """Numbers of the largest matrix of a block, at most."""
+        return max(block.parameters for _, block in self.cost.blocks) // 2
+
+    @cached_property
+    def strategies(self) -> dict[str, Choice]:
+        """What the mixers of each letter do.
+
+        Raises:
+            ValueError: a forced strategy cannot serve its mixer.
+        """
+        parallel, hardware = self.config.parallel, self.hardware
+        if parallel.sequence == 1:
+            return {}
+        bounds = SequenceLayout.whole(range(0, self.row + 1, self.length)).bounds
+        return {
+            letter: choose(
+                *(shape, bounds, parallel.sequence, hardware.links, hardware.rates),
+                parallel.strategy.of(letter),
+                element=self.element,
+            )
+            for letter, shape in shapes(self.config.model).items()
+        }
+
+    @property
+    def strategy_buffers(self) -> int:
+        """Bytes that strategies work in; one layer at a time."""
+        return max((choice.times.memory for choice in self.strategies.values()), default=0)
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """How many mixers of each letter."""
+        return layers(self.config.model)

@@ -1,0 +1,177 @@
+"""What one rank holds in the busiest moment of a step, by formula."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from lmtrain.models.activations import FP32, Held, held, norm
+from lmtrain.ops.loss import SLICE_ELEMENTS
+from lmtrain.settings.engine import EngineKind, Offload, Precision, Remat
+
+if TYPE_CHECKING:
+    from lmtrain.inspect.case import Case
+
+MOMENTS = 2 * FP32
+"""Bytes of AdamW for a trained number: the mean of its gradients, and of their squares."""
+DEEPSPEED_BUCKET = 500_000_000 * FP32
+"""Bytes in which DeepSpeed gathers gradients before it sends them (its ``reduce_bucket_size``)."""
+PARAMETER_STAGE = 3
+"""The stage of ZeRO that shares parameters too."""
+
+
+class Shares(NamedTuple):
+    """Into how many parts an engine cuts what belongs to the model."""
+
+    parameters: int = 1
+    gradients: int = 1
+    optimizer: int = 1
+
+    @classmethod
+    def of(cls, case: Case) -> Shares:
+        """Of ``case.world`` processes."""
+        engine, world = case.config.engine, case.world
+        if world == 1:
+            return cls()
+        match engine.kind:
+            case EngineKind.fsdp:
+                parts = world // engine.replicas
+                return cls(parts, parts, parts)
+            case EngineKind.ddp:
+                return cls()
+            case EngineKind.deepspeed:
+                stage = engine.zero or 1
+                return cls(world if stage > 2 else 1, world if stage > 1 else 1, world)  # noqa: PLR2004
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a rank in one moment of a step."""
+
+    moment: str
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """Kept for the backward pass."""
+    work: int
+    """Of what runs in that moment."""
+    buffers: int
+    """Of communication: what is gathered, and what is about to be sent."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.rows.values())
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Every kind by its name."""
+        return {
+            "parameters": self.parameters,
+            "gradients": self.gradients,
+            "optimizer state": self.optimizer,
+            "activations": self.activations,
+            "work": self.work,
+            "communication": self.buffers,
+        }
+
+
+def busiest(case: Case) -> Memory:
+    """The moment of a step in which most is held, once the optimizer has its state."""
+    return max(moments(case), key=lambda memory: memory.total)
+
+
+def moments(case: Case) -> list[Memory]:
+    """Those that can be the busiest: the loss, the backward pass of each block, the update."""
+    config, cost, tokens = case.config, case.cost, case.span
+    shares, offload = Shares.of(case), config.engine.offload
+    whole, table = FP32 * cost.total.parameters, FP32 * cost.embedding.parameters
+    on_host = offload is Offload.parameters
+    parameters = 0 if on_host else whole // shares.parameters
+    optimizer = 0 if offload is not Offload.none else MOMENTS * cost.total.parameters
+    optimizer //= shares.optimizer
+    if config.engine.kind is EngineKind.deepspeed and case.world > 1 and not offload_any(offload):
+        parameters += whole // shares.optimizer  # which it updates, beside those it computes with
+    all_gradients = 0 if on_host else whole // shares.gradients
+    before = all_gradients if config.train.accumulate > 1 else 0
+    buffers = _buffers(case, shares) + case.strategy_buffers
+
+    def moment(name: str, gradients: float, activations: float, work: float) -> Memory:
+        sums = max(before, int(gradients)), optimizer, int(activations), int(work), buffers
+        return Memory(name, parameters, *sums)
+
+    blocks = [
+        held(spec, config.model, element=case.element, fused=case.fused) for spec in case.specs
+    ]
+    kept = [tokens * keeps(block, case) + _copies(case, i) for i, block in enumerate(blocks)]
+    stream = tokens * config.model.d_model * case.element
+    head = tokens * norm(config.model.d_model, fused=case.fused).kept.bytes(case.element) + table
+    found = [
+        moment("loss", 0, sum(kept) + head, _loss(case)),
+        moment("start of the backward pass", 0, sum(kept) + head, table + stream),
+    ]
+    done = 0.0
+    for i in reversed(range(len(blocks))):
+        again = tokens * (blocks[i].kept - keeps(blocks[i], case)) + _copies(case, i, now=True)
+        work = again + tokens * blocks[i].work + stream + table
+        found.append(moment(f"backward pass of block {i}", done, sum(kept[: i + 1]), work))
+        done += FP32 * cost.blocks[i][1].parameters / shares.gradients
+    found.append(moment("gradient of the embedding", all_gradients, 0, table + stream))
+    largest = 2 * FP32 * max(table // FP32, case.largest) // shares.optimizer
+    found.append(moment("update", all_gradients, 0, 0 if case.cuda else largest))
+    return found
+
+
+def offload_any(offload: Offload) -> bool:
+    """Whether anything is on the host."""
+    return offload is not Offload.none
+
+
+def keeps(block: Held, case: Case) -> int:
+    """Bytes of a token that ``engine.remat`` lets a block keep."""
+    stream = case.config.model.d_model * case.element
+    match case.config.engine.remat:
+        case Remat.none:
+            return block.kept
+        case Remat.selective:
+            return block.products
+        case Remat.budget:
+            return max(stream, int((case.config.engine.remat_budget or 1.0) * block.kept))
+        case _:
+            return stream
+
+
+def _copies(case: Case, i: int, *, now: bool = False) -> int:
+    """Weights in 16 bits that products keep; ``now``: those of the block computed again."""
+    engine = case.config.engine
+    if engine.precision is Precision.fp32 or (engine.remat is Remat.full) is not now:
+        return 0
+    return case.element * case.cost.blocks[i][1].parameters
+
+
+def _loss(case: Case) -> int:
+    """Logits of a slice and what becomes of them, in fp32; the output weight in 16 bits."""
+    vocabulary = case.config.model.vocab_size or 1
+    rows = min(case.span, max(1, SLICE_ELEMENTS // vocabulary))
+    narrow = case.element if case.element < FP32 else 0
+    return rows * vocabulary * (2 * FP32 + narrow) + narrow * case.cost.embedding.parameters
+
+
+def _buffers(case: Case, shares: Shares) -> int:
+    """What engines gather and send."""
+    engine, cost = case.config.engine, case.cost
+    largest = FP32 * max(block.parameters for _, block in cost.blocks)
+    root = FP32 * cost.total.parameters - FP32 * sum(b.parameters for _, b in cost.blocks)
+    if case.world == 1:
+        return 0
+    match engine.kind:
+        case EngineKind.ddp:
+            return 0  # gradients are views of the buckets that are sent
+        case EngineKind.fsdp if shares.parameters == 1:
+            return 0
+        case EngineKind.fsdp:  # whole blocks, and a whole gradient beside the one that is sent
+            return root + (1 + max(1, engine.prefetch)) * largest + 2 * largest
+        case EngineKind.deepspeed:
+            gathered = root + 2 * largest if engine.zero == PARAMETER_STAGE else 0
+            return gathered + DEEPSPEED_BUCKET
