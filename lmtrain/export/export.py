@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from lmtrain import config as configuration
-from lmtrain.data.tokenize import end_of_text, load_tokenizer, vocab_size
 from lmtrain.export.card import card
 from lmtrain.export.custom import CUSTOM
 from lmtrain.export.folder import partial
-from lmtrain.export.links import Link
 from lmtrain.export.native import NATIVE
-from lmtrain.export.stored import INDEX, Stored, write_shard
 from lmtrain.export.tokenizer import write_tokenizer
-from lmtrain.export.verify import OUTSIDE, rounded, stored, verify
+from lmtrain.export.trained import Trained, blank
+from lmtrain.export.verify import OUTSIDE, rounded, verify
+from lmtrain.export.weights import Entries, entries, plan, size, write_weights
 from lmtrain.settings.export import Home, StoredDtype
-from lmtrain.train.checkpoint import find
 
 if TYPE_CHECKING:
     from lmtrain.export.targets import Json, Target
@@ -33,76 +26,6 @@ if TYPE_CHECKING:
     from lmtrain.settings.export import ExportConfig
 
 DTYPES = {StoredDtype.fp32: torch.float32, StoredDtype.bf16: torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A checkpoint, opened; its tensors are read when they are looked up."""
-
-    folder: Path
-    run: configuration.RunConfig
-    tensors: Stored
-    begin_of_text: int | None
-    end_of_text: int
-
-    @classmethod
-    def open(cls, path: Path) -> Trained:
-        """A run folder's latest checkpoint, or one checkpoint folder.
-
-        Raises:
-            ValueError: there is none, it is not whole, or its parts do not fit together.
-        """
-        folder = find(path)
-        run = configuration.read(folder / "config.yaml")
-        tokenizer = load_tokenizer(folder / "tokenizer.json")
-        special = folder / "special_tokens.json"
-        around = json.loads(special.read_text()) if special.is_file() else {}
-        end = around.get("end_of_text")
-        end = end_of_text(tokenizer) if end is None else end
-        rows, known = run.model.vocab_size, vocab_size(tokenizer)
-        if rows is None or rows < known:
-            raise ValueError(
-                f"{folder} has a tokenizer of {known} tokens and model.vocab_size={rows}: it is "
-                "the tokenizer of another model"
-            )
-        tensors = Stored.checkpoint(folder / "model")
-        expect(tensors, run.model, folder / "model")
-        return cls(folder, run, tensors, around.get("begin_of_text"), end)
-
-    @cached_property
-    def vocabulary(self) -> int:
-        """Tokens that the tokenizer knows; the embedding may have more rows."""
-        return vocab_size(load_tokenizer(self.folder / "tokenizer.json"))
-
-
-def expect(tensors: Stored, model: ModelConfig, where: Path) -> None:
-    """Names and shapes of every tensor of a model.
-
-    Raises:
-        ValueError: one is missing, left over, or of another shape.
-    """
-    wanted = {name: tuple(x.shape) for name, x in blank(model).items()}
-    for name in sorted(wanted.keys() | tensors.shapes.keys()):
-        here, there = wanted.get(name, "absent"), tensors.shapes.get(name, "absent")
-        if here != there:
-            raise ValueError(f"{where} is of another model: {name} is {there}, expected {here}")
-
-
-def blank(model: ModelConfig) -> dict[str, Tensor]:
-    """The parameters of a model, without storage."""
-    from lmtrain.models.decoder import Decoder
-
-    with torch.device("meta"):
-        return {name: p.detach() for name, p in Decoder(model).named_parameters()}
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file to write."""
-
-    links: tuple[Link, ...]
-    entries: dict[str, Tensor]
-    """Names, with meta tensors of the shapes and dtypes to come."""
 
 
 def choose(model: ModelConfig, home: Home) -> Target:
@@ -123,49 +46,6 @@ def choose(model: ModelConfig, home: Home) -> Target:
         f"target=native: no model of transformers computes this stack. The nearest is {nearest}: "
         f"{why}. Say target=custom for our own code in the folder"
     )
-
-
-def plan(target: Target, model: ModelConfig, dtype: torch.dtype, limit: int) -> list[Shard]:
-    """The files, none larger than ``limit`` unless a single link is; known before any is read."""
-    ours = blank(model)
-    shards: list[Shard] = []
-    size = inf
-    for each in target.links(model):
-        with torch.device("meta"):
-            theirs = each.rewrite.out(tuple(ours[name] for name in each.ours))
-        entries = {n: stored(x, dtype) for n, x in zip(each.theirs, theirs, strict=True)}
-        more = sum(x.nbytes for x in entries.values())
-        if size + more > limit:
-            shards.append(Shard((), {}))
-            size = 0
-        shards[-1] = Shard((*shards[-1].links, each), shards[-1].entries | entries)
-        size += more
-    return shards
-
-
-def tensors(shard: Shard, source: Stored, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The contents of a file, a link at a time."""
-    for each in shard.links:
-        theirs = each.rewrite.out(tuple(source[name].float() for name in each.ours))
-        yield from (stored(x, dtype) for x in theirs)
-
-
-def names(count: int) -> list[str]:
-    """The names of the files."""
-    if count == 1:
-        return ["model.safetensors"]
-    return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-
-
-def write_weights(out: Path, shards: list[Shard], source: Stored, dtype: torch.dtype) -> None:
-    """The files, and the index where there are several."""
-    where: dict[str, str] = {}
-    for name, shard in zip(names(len(shards)), shards, strict=True):
-        write_shard(out / name, shard.entries, tensors(shard, source, dtype))
-        where |= dict.fromkeys(shard.entries, name)
-    if len(shards) > 1:
-        total = sum(x.nbytes for shard in shards for x in shard.entries.values())
-        write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
 
 
 def describe(target: Target, trained: Trained, dtype: torch.dtype) -> Json:
@@ -211,15 +91,15 @@ def export(config: ExportConfig) -> Path | None:
     trained = Trained.open(Path(config.checkpoint))
     model, dtype = trained.run.model, DTYPES[config.dtype]
     target = choose(model, config.target)
-    shards = plan(target, model, dtype, config.shard_bytes)
-    tell(target, shards)
+    files = plan(entries(target, model, dtype), config.shard_bytes)
+    tell(target, files)
     if config.dry or config.out is None:
         for other in NATIVE:
             print(f"  {other.model_type}: {'; '.join(other.blockers(model)) or 'fits'}")
         return None
     out = Path(config.out)
     with partial(out, key="out") as folder:
-        write_weights(folder, shards, trained.tensors, dtype)
+        write_weights(folder, files, target.links(model), trained.tensors.__getitem__, dtype)
         write_json(folder / "config.json", describe(target, trained, dtype))
         write_json(folder / "generation_config.json", generation(trained))
         write_tokenizer(
@@ -252,12 +132,11 @@ def export(config: ExportConfig) -> Path | None:
     return out
 
 
-def tell(target: Target, shards: list[Shard]) -> None:
+def tell(target: Target, files: dict[str, Entries]) -> None:
     """Where it goes, and the files."""
     print(f"{target.architecture} ({target.model_type})")
-    for name, shard in zip(names(len(shards)), shards, strict=True):
-        size = sum(x.nbytes for x in shard.entries.values())
-        print(f"  {name}: {len(shard.entries)} tensors, {size / 1e6:,.1f} MB")
+    for name, shard in files.items():
+        print(f"  {name}: {len(shard)} tensors, {size(shard) / 1e6:,.1f} MB")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

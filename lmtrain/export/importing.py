@@ -17,18 +17,17 @@ import torch
 from lmtrain import config as configuration
 from lmtrain.data.tokenize import end_of_text, load_tokenizer, vocab_size
 from lmtrain.export.custom import CUSTOM
-from lmtrain.export.export import blank
 from lmtrain.export.folder import partial
 from lmtrain.export.native import NATIVE
 from lmtrain.export.stored import Stored, write_shard
+from lmtrain.export.trained import blank
+from lmtrain.export.weights import entries, incoming
 from lmtrain.train.checkpoint import State
 from lmtrain.train.manifest import NAME, Manifest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from torch import Tensor
 
-    from lmtrain.export.links import Link
     from lmtrain.export.targets import Json, Target
     from lmtrain.models.config import ModelConfig
     from lmtrain.settings.export import ImportConfig
@@ -61,7 +60,10 @@ def import_folder(config: ImportConfig) -> Path:
     model = read_model(target, said, source)
     links = list(target.links(model))
     tensors = renamed(target, Stored.folder(source))
-    expect(links, model, tensors, source)
+    if model.tie_embeddings and "lm_head.weight" in tensors:  # a copy, which some writers keep
+        tensors = tensors.without("lm_head.weight")
+    theirs = {name: tuple(x.shape) for name, x in entries(target, model, torch.float32).items()}
+    tensors.expect(theirs, f"{source} does not fit its config.json")
     tokenizer = load_tokenizer(source / "tokenizer.json")
     around = special_tokens(tokenizer, said, source)
     run = configuration.RunConfig(model=model)
@@ -76,10 +78,9 @@ def import_folder(config: ImportConfig) -> Path:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "model").mkdir()
-        entries = {name: x.float() for name, x in blank(model).items()}
-        by_name = {name: each for each in links for name in each.ours}
-        contents = (read_back(by_name[name], name, tensors) for name in entries)
-        write_shard(folder / "model" / "model-00001-of-00001.safetensors", entries, contents)
+        ours = blank(model)
+        contents = incoming(links, tensors.__getitem__, ours)
+        write_shard(folder / "model" / "model-00001-of-00001.safetensors", ours, contents)
         files = [path for path in folder.rglob("*") if path.is_file()]
         Manifest.of(folder, files).write(folder / NAME)
     print(f"{out}: {target.architecture}, pattern {model.pattern} over {model.n_layers} blocks")
@@ -156,33 +157,6 @@ def renamed(target: Target, tensors: Stored) -> Stored:
     for old, new in target.renamed:
         tensors = tensors.with_prefix(old, new)
     return tensors
-
-
-def expect(links: list[Link], model: ModelConfig, tensors: Stored, folder: Path) -> None:
-    """Every tensor of the table, in its shape, and no other.
-
-    Raises:
-        ValueError: one is missing, left over, or of another shape.
-    """
-    ours = blank(model)
-    wanted: dict[str, tuple[int, ...]] = {}
-    for each in links:
-        with torch.device("meta"):
-            theirs = each.rewrite.out(tuple(ours[name] for name in each.ours))
-        wanted |= {n: tuple(x.shape) for n, x in zip(each.theirs, theirs, strict=True)}
-    left = {"lm_head.weight"} if model.tie_embeddings else set[str]()
-    for name in sorted(wanted.keys() | (tensors.shapes.keys() - left)):
-        here, there = wanted.get(name, "absent"), tensors.shapes.get(name, "absent")
-        if here != there:
-            raise ValueError(
-                f"{folder} does not fit its config.json: {name} is {there}, expected {here}"
-            )
-
-
-def read_back(each: Link, name: str, tensors: Stored) -> Tensor:
-    """One of our tensors in fp32."""
-    ours = each.rewrite.back(tuple(tensors[theirs].float() for theirs in each.theirs))
-    return ours[each.ours.index(name)]
 
 
 def special_tokens(tokenizer: Tokenizer, said: Json, folder: Path) -> dict[str, int | None]:

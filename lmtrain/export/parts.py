@@ -76,8 +76,8 @@ def mlp(config: ModelConfig) -> Iterator[Link]:
 def silent_mlp(config: ModelConfig) -> Iterator[Link]:
     """An MLP that adds nothing, for a library whose every block has one."""
     hidden, d = config.mlp.width(config.d_model), config.d_model
-    yield filled("gate_proj.weight", 0.0, hidden, d)
-    yield filled("up_proj.weight", 0.0, hidden, d)
+    for name in ("gate_proj.weight", "up_proj.weight"):
+        yield filled(name, 0.0, hidden, d)
     yield filled("down_proj.weight", 0.0, d, hidden)
 
 
@@ -94,6 +94,6 @@ def ends(
         yield link("embedding.weight", embedding, "lm_head.weight", rewrite=COPIED)
     else:
         yield link("embedding.weight", embedding)
-    yield link("norm.weight", last_norm, rewrite=norm(config, centered=centered))
     if not config.tie_embeddings:
         yield link("head.weight", "lm_head.weight")
+    yield link("norm.weight", last_norm, rewrite=norm(config, centered=centered))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,6 +16,9 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Read = Callable[[str], torch.Tensor]
+"""A tensor by name."""
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -89,6 +92,21 @@ class Stored(Mapping[str, torch.Tensor]):
                 raise ValueError(f"{file} cannot be read: {error}") from error
         return cls(pieces)
 
+    def expect(self, wanted: Mapping[str, tuple[int, ...]], what: str) -> None:
+        """See that these tensors are there, in these shapes, and no others.
+
+        Raises:
+            ValueError: ``what``, and the first that differs.
+        """
+        for name in sorted(wanted.keys() | self.shapes.keys()):
+            here, there = wanted.get(name, "absent"), self.shapes.get(name, "absent")
+            if here != there:
+                raise ValueError(f"{what}: {name} is {there}, expected {here}")
+
+    def without(self, name: str) -> Stored:
+        """The others."""
+        return Stored({n: held for n, held in self._pieces.items() if n != name})
+
     def with_prefix(self, old: str, new: str) -> Stored:
         """The same tensors, where names that begin with ``old`` begin with ``new``."""
         pieces = self._pieces.items()
@@ -114,6 +132,11 @@ class Stored(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         """How many."""
         return len(self._pieces)
+
+
+def stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Matrices in ``dtype``; vectors (norms, decays, biases) stay fp32, which costs nothing."""
+    return tensor.to(dtype) if tensor.dim() > 1 else tensor.float()
 
 
 def write_shard(path: Path, entries: Mapping[str, Tensor], tensors: Iterable[Tensor]) -> None:

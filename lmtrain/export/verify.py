@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lmtrain.export.stored import stored
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.decoder import Decoder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lmtrain.export.links import Link
+    from lmtrain.export.stored import Read
     from lmtrain.models.config import ModelConfig
 
 OUTSIDE = Path(__file__).parent / "outside"
@@ -28,9 +31,6 @@ TOKENS = 160
 TOLERANCE = 1e-5
 """Largest relative error of fp32 logits (norm of the difference over the norm)."""
 PATIENCE_SECONDS = 3600
-
-Read = Callable[[str], Tensor]
-"""A tensor of ours by name."""
 
 
 def verify(
@@ -104,11 +104,6 @@ def rounded(links: Iterable[Link], read: Read, dtype: torch.dtype) -> Read:
         return back[each.ours.index(name)]
 
     return look_up
-
-
-def stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Matrices in ``dtype``; vectors (norms, decays, biases) stay fp32, which costs nothing."""
-    return tensor.to(dtype) if tensor.dim() > 1 else tensor.float()
 
 
 def _filled(module: nn.Module, prefix: str, read: Read) -> nn.Module:

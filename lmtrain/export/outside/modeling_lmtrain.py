@@ -391,6 +391,7 @@ class LmtrainCache(DynamicCache):
     """A cache that counts tokens itself: a stack may have no attention to ask."""
 
     seen = 0
+    is_compileable = False  # generation would make masks of its own for a cache of fixed size
 
     def get_seq_length(self, layer_idx=0):  # noqa: ARG002
         """Tokens read so far."""
@@ -481,7 +482,8 @@ class LmtrainModel(LmtrainPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
-        if attention_mask is not None and attention_mask.dim() != 2:  # noqa: PLR2004
+        plain = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2  # noqa: PLR2004
+        if attention_mask is not None and not plain:
             raise ValueError("attention_mask must be [batch, tokens]: recurrences need no other")
         if position_ids is None and kwargs.get("cu_seq_lens_q") is not None:
             raise ValueError("packed documents are told by position_ids: give them as well")

@@ -1,0 +1,145 @@
+"""What a person does with a model of transformers, in a process that cannot import lmtrain.
+
+``python battery.py JOBS.json OUT.json``: jobs are folders with the logits that they must give. The
+answer has, for each, relative errors, truths and messages by name.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+sys.modules["lmtrain"] = None
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+warnings.simplefilter("ignore")
+CUT, PAD = 33, 5
+
+
+def error(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+def load(folder, *, code):
+    model, told = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=code, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(told.values()), told
+    return model.eval()
+
+
+@torch.no_grad()
+def reading(model, ids, expected):
+    """One forward, two with a cache, a padded one, a packed one."""
+    whole = model(input_ids=ids, use_cache=False).logits
+    yield "logits", error(whole[0], expected)
+    first = model(input_ids=ids[:, :CUT], use_cache=True)
+    key = "cache_params" if "cache_params" in first else "past_key_values"
+    rest = model(input_ids=ids[:, CUT:], use_cache=True, **{key: first[key]})
+    yield "chunked prefill", error(torch.cat([first.logits, rest.logits], 1), whole)
+    ones, zeros = torch.ones_like(ids), torch.zeros(1, PAD, dtype=torch.long)
+    mask = torch.cat([torch.cat([zeros, ones], 1), torch.cat([ones, 1 - zeros], 1)])
+    longer = torch.cat([ids, ids[:, :PAD]], 1)
+    both = torch.cat([torch.cat([zeros + 7, ids], 1), longer])
+    place = {} if key == "cache_params" else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    padded = model(input_ids=both, attention_mask=mask, use_cache=False, **place).logits
+    yield "left padding", error(padded[0, PAD:], whole[0])
+    yield "beside padding", error(padded[1, : ids.shape[1]], whole[0])
+
+
+@torch.no_grad()
+def packing(model, ids):
+    """Two documents in a row; with what would mix them."""
+    position = torch.cat([torch.arange(CUT), torch.arange(ids.shape[1] - CUT)])[None]
+    alone = model(input_ids=ids[:, CUT:], use_cache=False).logits
+    packed = model(input_ids=ids, position_ids=position).logits
+    yield "packed", error(packed[:, CUT:], alone)
+    past = model(input_ids=ids[:, :3], use_cache=True).past_key_values
+    wrong = {
+        "packed with a mask": {"attention_mask": torch.ones_like(ids), "position_ids": position},
+        "packed with a cache": {"past_key_values": past, "position_ids": position},
+        "packed without positions": {"cu_seq_lens_q": torch.tensor([0, CUT, ids.shape[1]])},
+        "a square mask": {"attention_mask": torch.ones(1, 1, 1, 1)},
+    }
+    for name, kwargs in wrong.items():
+        try:
+            model(input_ids=ids, **kwargs)
+            yield name, "nothing"
+        except ValueError as told:
+            yield name, str(told)
+
+
+def writing(model, ids, *, beams):
+    """Greedy generation with and without a cache, of a batch with padding."""
+    mask = torch.ones(2, 20, dtype=torch.long)
+    mask[0, :PAD] = 0
+    prompt = torch.cat([ids[:, :20], ids[:, 20:40]])
+    how = {"attention_mask": mask, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    for name, count in (("greedy", 1), *((("beam", 3),) if beams else ())):
+        texts = [model.generate(prompt, num_beams=count, use_cache=c, **how) for c in (True, False)]
+        yield name, torch.equal(*texts)
+
+
+def learning(model, ids):
+    """Gradients with and without checkpointing."""
+    found = []
+    model.train()
+    for _ in range(2):
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    yield "checkpointing", error(found[1], found[0])
+    model.gradient_checkpointing_disable()
+    model.eval()
+
+
+@torch.no_grad()
+def saving(model, ids, *, code):
+    """What `save_pretrained` writes computes the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        again = load(folder, code=code)
+        one, two = (m(input_ids=ids, use_cache=False).logits for m in (model, again))
+        yield "saved again", error(two, one)
+
+
+def judge(job):
+    code, beams = job["code"], job["long"]
+    ids, expected = torch.tensor(job["tokens"])[None], load_file(job["expected"])["logits"]
+    model = load(job["folder"], code=code)
+    found = dict(reading(model, ids, expected))
+    if code:
+        found |= dict(packing(model, ids))
+    if job["save"]:
+        found |= dict(saving(model, ids, code=code))
+    found |= dict(writing(model, ids, beams=beams))
+    found |= dict(learning(model, ids))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job["folder"])
+    found["text"] = tokenizer.decode(tokenizer("naïve text")["input_ids"])
+    found["class"] = type(model).__name__
+    return found
+
+
+def main(jobs, out):
+    answers = {}
+    for name, job in json.loads(Path(jobs).read_text()).items():
+        try:
+            answers[name] = judge(job)
+        except Exception as problem:
+            import traceback
+
+            answers[name] = {"problem": f"{problem!r}\n{traceback.format_exc()}"}
+    Path(out).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,71 @@
+"""An exported folder, loaded by transformers alone, computes what was trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cases import CUSTOM, NATIVE
+from conftest import ask, job, stacks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOLERANCE = 1e-5
+CASES = [*NATIVE, *(f"custom {name}" for name in CUSTOM)]
+pytestmark = pytest.mark.slow
+
+Answers = dict[str, dict[str, Any]]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_those_that_were_trained(name: str, answers: Answers) -> None:
+    found = answers[name]
+    assert "problem" not in found, found["problem"]
+    assert found["logits"] <= TOLERANCE
+
+
+@pytest.mark.parametrize("what", ["chunked prefill", "left padding", "beside padding"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_text_reads_the_same_in_parts_and_beside_others(
+    name: str, what: str, answers: Answers
+) -> None:
+    assert answers[name][what] <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_generation_needs_no_cache(name: str, answers: Answers) -> None:
+    assert answers[name]["greedy"] is True
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_checkpointing_changes_no_gradient(name: str, answers: Answers) -> None:
+    assert answers[name]["checkpointing"] <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "olmo_hybrid"])
+def test_what_transformers_saves_again_computes_the_same(name: str, answers: Answers) -> None:
+    assert answers[name]["saved again"] <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_tokenizer_travels(name: str, answers: Answers) -> None:
+    assert answers[name]["text"] == "naïve text"
+
+
+@pytest.mark.parametrize("name", [f"custom {name}" for name in CUSTOM])
+def test_packed_documents_are_exact_or_refused(name: str, answers: Answers) -> None:
+    found = answers[name]
+    assert found["packed"] <= TOLERANCE
+    assert "leave the mask" in found["packed with a mask"]
+    assert "cannot go on from a cache" in found["packed with a cache"]
+    assert "position_ids" in found["packed without positions"]
+    assert "[batch, tokens]" in found["a square mask"]
+
+
+@pytest.mark.long
+def test_beams_need_no_cache(exported: dict[str, Path], tmp_path: Path) -> None:
+    jobs = {name: job(name, folder, tmp_path, long=True) for name, folder in exported.items()}
+    found = ask(jobs, tmp_path)
+    assert len(found) == len(stacks())
+    assert {name: answer["beam"] for name, answer in found.items()} == dict.fromkeys(found, True)
