@@ -27,14 +27,14 @@ from lmtrain.models.config import ModelConfig
 from lmtrain.ops.config import OpsConfig, resolve
 from lmtrain.parallel.config import ParallelConfig
 from lmtrain.settings.checkpoint import CheckpointSection, ResumeSection
-from lmtrain.settings.engine import EngineConfig, Precision
+from lmtrain.settings.engine import EngineConfig, EngineKind, Precision
 from lmtrain.settings.export import ExportConfig, ImportConfig
 from lmtrain.settings.faults import FaultsSection
 from lmtrain.settings.generate import GenerateConfig, SamplesSection
 from lmtrain.settings.inspect import HardwareKeys
 from lmtrain.settings.launch import LaunchSection
 from lmtrain.settings.logging import LoggingSection
-from lmtrain.settings.optim import OptimConfig
+from lmtrain.settings.optim import OptimConfig, OptimKind
 from lmtrain.settings.report import ReportConfig
 from lmtrain.settings.run import RunSection, TrainSection, ValidationSection
 
@@ -75,6 +75,7 @@ class RunConfig:
             *self.parallel.check(world_size),
             *self.engine.check(self.launch.nproc, world_size),
             *self._task(),
+            *self._zero(world_size),
             *self._ops(),
             *self.train.check(),
             *self.validation.check(),
@@ -117,10 +118,25 @@ class RunConfig:
             )
         if lengths and max(lengths) > longest:
             problems.append(
-                f"data.task.lengths={lengths} has rows above curriculum.max_length={longest}, which "
-                "would cut them: raise it"
+                f"data.task.lengths={lengths} has rows above curriculum.max_length={longest}, "
+                "which would cut them: raise it"
             )
         return problems
+
+    def _zero(self, world_size: int) -> list[str]:
+        """What ZeRO's flat pieces of parameters and gradients do not allow."""
+        if world_size == 1 or self.engine.kind is not EngineKind.deepspeed:
+            return []
+        unable = {
+            "optim.kind=muon": self.optim.kind is OptimKind.muon,
+            f"logging.norms_every={self.logging.norms_every}": self.logging.norms_every is not None,
+        }
+        return [
+            f"{key} needs whole gradients of matrices, which engine.kind=deepspeed does not keep: "
+            "say engine.kind=fsdp, or leave it out"
+            for key, wanted in unable.items()
+            if wanted
+        ]
 
     def _ops(self) -> list[str]:
         """What computes must run on this machine, and take the mixers as they are."""

@@ -14,10 +14,36 @@ class Schedule(StrEnum):
     constant = "constant"
 
 
+class OptimKind(StrEnum):
+    """What turns gradients into updates."""
+
+    adamw = "adamw"
+    muon = "muon"
+    """For the projections inside blocks; AdamW for all else."""
+
+
+class MuonScale(StrEnum):
+    """What the learning rate of a matrix is multiplied by under Muon."""
+
+    match_rms_adamw = "match_rms_adamw"
+    """0.2 √max(rows, columns): updates as large as AdamW's, so that one learning rate suits both
+    (Liu et al. 2025, arXiv 2502.16982)."""
+    original = "original"
+    """√max(1, rows / columns)."""
+
+
 @dataclass(kw_only=True)
 class OptimConfig:
-    """AdamW and its learning rate."""
+    """The optimizer and its learning rate."""
 
+    kind: OptimKind = OptimKind.adamw
+    """adamw; or muon, for the projections inside blocks, with AdamW for embeddings, output head,
+    convolutions and vectors. The keys below are of both, muon_* of Muon alone."""
+    muon_momentum: float = 0.95
+    """Decay of Muon's mean of the gradients, used as Nesterov's."""
+    muon_scale: MuonScale = MuonScale.match_rms_adamw
+    """match_rms_adamw multiplies the learning rate of a matrix by 0.2 √max(rows, columns), so that
+    Muon takes the learning rates of AdamW; original by √max(1, rows / columns)."""
     lr: float = 1e-3
     """Learning rate at the end of the warm-up."""
     schedule: Schedule = Schedule.cosine
@@ -42,7 +68,7 @@ class OptimConfig:
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""
         shares = {"final_fraction": self.final_fraction, "decay_fraction": self.decay_fraction}
-        betas = {"beta1": self.beta1, "beta2": self.beta2}
+        betas = {"beta1": self.beta1, "beta2": self.beta2, "muon_momentum": self.muon_momentum}
         positive = {"lr": self.lr, "eps": self.eps, "clip": self.clip}
         return [
             *(

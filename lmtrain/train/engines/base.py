@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.batch import Batch
+    from lmtrain.compilation import Compiler
     from lmtrain.models.decoder import Decoder
     from lmtrain.ops.loss import LinearCrossEntropy
     from lmtrain.parallel.mesh import Place
@@ -33,6 +34,8 @@ class Engine(Protocol):
     device: torch.device
     dtype: torch.dtype
     """Of activations."""
+    compiler: Compiler | None
+    """Of the blocks, if they are compiled."""
 
     def prepare(self, model: Decoder) -> None:
         """Take a model on the meta device: bind strategies, remat, materialise with NaN."""

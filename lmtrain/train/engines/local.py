@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lmtrain.compilation import Compiler, compile_blocks
 from lmtrain.parallel.mesh import Place
 from lmtrain.parallelize import rematerialize, write
 from lmtrain.settings.engine import Device, Precision
@@ -36,6 +37,7 @@ class LocalEngine:
     rank = 0
     world = 1
     place = Place()
+    compiler: Compiler | None = None
     copies = 1
     """How many processes hold the same part of a parameter."""
 
@@ -45,9 +47,11 @@ class LocalEngine:
         self.dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
 
     def prepare(self, model: Decoder) -> None:
-        """Bind strategies, remat, materialise."""
+        """Bind strategies, remat, compile, materialise."""
         self._share_rows(model)
-        rematerialize(model, self.config.remat)
+        again = self.config.remat, self.config.remat_budget
+        rematerialize(model, *again, element=self.dtype.itemsize)
+        self.compiler = compile_blocks(model) if self.config.compile else None
         self._hold(model)
         if self.config.precision is Precision.bf16:
             model.compute_dtype = self.dtype

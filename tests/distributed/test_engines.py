@@ -1,0 +1,112 @@
+"""Every engine trains like one process, and goes on where another one stopped."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+from engine_legs import Leg, Seen, follow
+from world import run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+ZERO = [["engine.kind=deepspeed", f"engine.zero={stage}"] for stage in (1, 2, 3)]
+ENGINES = [
+    [],
+    ["engine.prefetch=2", "train.accumulate=2"],
+    ["engine.replicas=2"],
+    ["engine.offload=parameters"],
+    ["engine.kind=ddp"],
+    ["engine.kind=ddp", "train.accumulate=2"],
+]
+DEEPSPEED = [
+    *ZERO,
+    *([*zero, "train.accumulate=2"] for zero in ZERO),
+    [*ZERO[1], "engine.offload=optimizer"],
+    [*ZERO[2], "engine.offload=parameters"],
+]
+needs_deepspeed = pytest.mark.skipif(
+    not find_spec("deepspeed"), reason="deepspeed is not installed: pip install '.[deepspeed]'"
+)
+
+
+@pytest.fixture
+def overrides(tiny: list[str], tmp_path: Path) -> list[str]:
+    return [*tiny, f"run.dir={tmp_path / 'run'}", "engine.device=cpu", "optim.clip=0.5"]
+
+
+def check_like(seen: Sequence[Seen], expected: Seen) -> None:
+    assert min(expected.norms) > 0.5, "nothing would be clipped"
+    for each in seen:
+        assert each.losses == pytest.approx(expected.losses, rel=1e-5)
+        assert each.norms == pytest.approx(expected.norms, rel=1e-5)
+
+
+def legs(overrides: list[str], engines: list[list[str]], **more: object) -> list[Leg]:
+    return [Leg([*overrides, *engine], **more) for engine in engines]  # pyright: ignore[reportArgumentType]
+
+
+def test_torch_engines_train_like_one_process(overrides: list[str]) -> None:
+    [alone] = follow([Leg(overrides)])
+    shared = [[*engine, "parallel.sequence=2"] for engine in ([], ["engine.kind=ddp"])]
+    ranks = run(2, follow, legs(overrides, [*ENGINES, *shared]))
+    for seen in ranks:
+        check_like(seen, alone)
+
+
+@needs_deepspeed
+def test_every_stage_of_zero_trains_like_one_process(overrides: list[str]) -> None:
+    [alone] = follow([Leg(overrides)])
+    shared = [[*zero, "parallel.sequence=2"] for zero in ZERO]
+    ranks = run(2, follow, legs(overrides, [*DEEPSPEED, *shared]))
+    for seen in ranks:
+        check_like(seen, alone)
+
+
+@needs_deepspeed
+def test_a_run_goes_on_under_another_engine(overrides: list[str], tmp_path: Path) -> None:
+    a, b, c = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    sequence = [*overrides, *ZERO[0], "parallel.sequence=2"]
+    [alone] = follow([Leg(overrides, 0, 8)])
+    way = [
+        Leg(overrides, 0, 2, save=a),
+        Leg([*overrides, *ZERO[2]], 2, 4, load=a, save=b),
+        Leg(sequence, 4, 6, load=b, save=c),
+    ]
+    parts = run(2, follow, way)[0]
+    parts += follow([Leg(overrides, 6, 8, load=c)])
+    seen = Seen([x for p in parts for x in p.losses], [x for p in parts for x in p.norms])
+    check_like([seen], alone)
+
+
+@needs_deepspeed
+@pytest.mark.long
+def test_four_processes_over_twenty_steps(overrides: list[str], tmp_path: Path) -> None:
+    overrides = [*overrides, "train.steps=20"]
+    [alone] = follow([Leg(overrides, 0, 20)])
+    engines = [*ENGINES, *DEEPSPEED]
+    shared = [[*engine, f"parallel.sequence={n}"] for engine in engines for n in (2, 4)]
+    engines = [
+        engine
+        for engine in [*engines, *shared]
+        if "train.accumulate=2" not in engine or any("sequence" in key for key in engine)
+    ]
+    for seen in run(4, follow, legs(overrides, engines, stop=20)):
+        check_like(seen, alone)
+
+
+@needs_deepspeed
+def test_the_same_engine_goes_on_bitwise(overrides: list[str], tmp_path: Path) -> None:
+    way: list[Leg] = []
+    for number, engine in enumerate([[], ["engine.kind=ddp"], *ZERO]):
+        same, saved = [*overrides, *engine], tmp_path / str(number)
+        way += [Leg(same, 0, 4), Leg(same, 0, 2, save=saved), Leg(same, 2, 4, load=saved)]
+    seen = run(2, follow, way)[0]
+    for whole, first, rest in zip(seen[::3], seen[1::3], seen[2::3], strict=True):
+        assert first.losses + rest.losses == whole.losses
+        assert first.norms + rest.norms == whole.norms
