@@ -8,6 +8,7 @@ documents can ask for another one. Equal blocks share their graphs.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
     from torch.fx import GraphModule
@@ -73,7 +74,7 @@ def _exclude(mixer: nn.Module) -> None:
     match mixer:
         case Attention():
             mixer.kernel = _outside(mixer.kernel)
-            mixer.angles = torch.compiler.disable(mixer.angles)
+            mixer.angles = torch.compiler.disable(mixer.angles)  # pyright: ignore[reportAttributeAccessIssue]
         case Mamba2() | GatedDeltaNet():
             mixer.kernel = _outside(mixer.kernel)
             mixer.convolve = _outside(mixer.convolve)
@@ -93,27 +94,21 @@ def _outside(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
             out.clone(memory_format=torch.contiguous_format) if out._is_view() else out.contiguous()
         )
 
-    return torch.compiler.disable(run)
+    return torch.compiler.disable(run)  # pyright: ignore[reportReturnType]
 
 
-class Watch:
-    """Tells what was compiled, and notices when a step compiles again after the first."""
-
-    def __init__(self, compiler: Compiler) -> None:
-        self._compiler, self._before = compiler, 0
-
-    def begin(self) -> None:
-        """A step begins."""
-        self._before = self._compiler.graphs
-
-    def end(self, step: int, *, first: bool, length: int) -> str | None:
-        """A line for a person after a step of pieces of ``length`` tokens, if there is news."""
-        new = self._compiler.graphs - self._before
-        if first:
-            return f"compiled {new} graphs; no later step should compile more"
-        if new:
-            return (
-                f"step {step} (length {length}) compiled {new} more graphs, which costs time: "
-                "engine.compile=false avoids it, TORCH_LOGS=recompiles tells why"
-            )
-        return None
+@contextmanager
+def watched(
+    compiler: Compiler | None, tell: Callable[[str], None], *, step: int, first: bool, length: int
+) -> Iterator[None]:
+    """Around an update: tells what the ``first`` one compiled, and if a later one compiled more."""
+    before = 0 if compiler is None else compiler.graphs
+    yield
+    new = 0 if compiler is None else compiler.graphs - before
+    if new and first:
+        tell(f"compiled {new} graphs; later steps should need no others")
+    elif new:
+        tell(
+            f"step {step} (length {length}) compiled {new} more graphs, which takes time: say "
+            "engine.compile=false if it goes on; TORCH_LOGS=recompiles shows why"
+        )

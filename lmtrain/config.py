@@ -27,7 +27,7 @@ from lmtrain.models.config import ModelConfig
 from lmtrain.ops.config import OpsConfig, resolve
 from lmtrain.parallel.config import ParallelConfig
 from lmtrain.settings.checkpoint import CheckpointSection, ResumeSection
-from lmtrain.settings.engine import EngineConfig, EngineKind, Precision
+from lmtrain.settings.engine import EngineConfig, EngineKind, Precision, Remat
 from lmtrain.settings.export import ExportConfig, ImportConfig
 from lmtrain.settings.faults import FaultsSection
 from lmtrain.settings.generate import GenerateConfig, SamplesSection
@@ -77,6 +77,7 @@ class RunConfig:
             *self._task(),
             *self._zero(world_size),
             *self._ops(),
+            *self._budget(),
             *self.train.check(),
             *self.validation.check(),
             *self.checkpoint.check(),
@@ -148,6 +149,19 @@ class RunConfig:
 
         backend, bf16 = resolve(self.ops.backend, card), self.engine.precision is Precision.bf16
         return problems(backend, self.ops, self.model, self.parallel, bf16=bf16)
+
+    def _budget(self) -> list[str]:
+        """The blocks must be able to keep as little as asked."""
+        engine = self.engine
+        if engine.remat is not Remat.budget or engine.remat_budget is None or self.model.check():
+            return []
+        from lmtrain.budget import choose  # which needs torch
+
+        try:
+            choose(self.model, engine.remat_budget, element=engine.element)
+        except ValueError as error:
+            return [str(error)]
+        return []
 
     def _row(self, world_size: int) -> list[str]:
         """The global batch must cut into equal rows of whole pieces, and those into equal spans."""

@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lmtrain.budget import choose
 from lmtrain.models.mixers.attention import Attention
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
@@ -172,11 +173,27 @@ def _chosen(layout: SequenceLayout, choose: Choose) -> Choice:
     return choose(layout)
 
 
-def rematerialize(model: Decoder, remat: Remat) -> None:
-    """Let blocks keep no more than ``remat`` says, and compute the rest again in the backward."""
+def rematerialize(
+    model: Decoder, remat: Remat, budget: float | None = None, *, element: int = 4
+) -> None:
+    """Let blocks keep no more than ``remat`` says, and compute the rest again in the backward.
+
+    Args:
+        model: bound to its operations.
+        remat: of every block, or ``budget``, which chooses.
+        budget: share of what ``none`` keeps.
+        element: bytes of an activation.
+
+    Raises:
+        ValueError: the budget is too small.
+    """
     again = {Remat.none: None, Remat.selective: selective, Remat.full: full}
-    for block in model.blocks:
-        block.remat = again[remat]  # type: ignore[assignment]
+    kinds = [remat] * len(model.blocks)
+    if remat is Remat.budget:
+        assert budget is not None
+        kinds = choose(model.config, budget, element=element)
+    for block, kind in zip(model.blocks, kinds, strict=True):
+        block.remat = again[kind]  # type: ignore[assignment]
 
 
 def reshard(model: Decoder) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
+from os import environ
+from shutil import which
 
 
 class EngineKind(StrEnum):
@@ -52,7 +54,7 @@ class Remat(StrEnum):
     budget = "budget"
     """Each block is ``none``, ``selective`` or ``full``, so that all of them together keep at most
     the share ``remat_budget`` of what ``none`` keeps, and compute as little twice as that allows:
-    ``lmtrain.models.budget`` chooses, by the formulas of ``models.accounting``."""
+    `lmtrain.budget.choose` chooses, by formula."""
     block = "full"
     """The name of ``full`` in configurations before 0.2; read, never written."""
 
@@ -90,6 +92,9 @@ class EngineConfig:
     twice; budget: as much as remat_budget allows."""
     remat_budget: float | None = None
     """Share of what remat=none keeps of all blocks, in (0, 1]; with remat=budget."""
+    compile: bool = False
+    """Let torch.compile fuse what lies between the kernels of a block: a few graphs, compiled in
+    the first step, whatever lengths come later. Needs a C++ compiler; not for deepspeed."""
     device: Device = Device.auto
     """Where to compute."""
 
@@ -101,7 +106,7 @@ class EngineConfig:
             world: on all machines.
         """
         absent = self._absent() if self.kind is EngineKind.deepspeed and world > 1 else []
-        return [*self._device(processes), *self.holding(world), *absent]
+        return [*self._device(processes), *self.holding(world), *absent, *self._again()]
 
     def holding(self, world: int) -> list[str]:
         """What a kind of engine does not do with ``world`` processes, wherever they are."""
@@ -125,6 +130,38 @@ class EngineConfig:
         if self.prefetch < 0:
             found.append(f"engine.prefetch={self.prefetch} must not be negative")
         return [*found, *self._offloading(world)]
+
+    def _again(self) -> list[str]:
+        """What is wrong with how blocks are computed, and computed again."""
+        found: list[str] = []
+        budget, remat = self.remat_budget, self.remat
+        if remat is Remat.budget and (budget is None or not 0 < budget <= 1):
+            found.append(
+                f"engine.remat_budget={budget} must lie in (0, 1] with engine.remat=budget"
+            )
+        if remat is not Remat.budget and budget is not None:
+            found.append(
+                f"engine.remat_budget={budget} is of engine.remat=budget, and this is {remat}: "
+                "leave it out"
+            )
+        if not self.compile:
+            return found
+        if remat in (Remat.selective, Remat.budget):
+            found.append(
+                f"engine.remat={remat} does not go with engine.compile=true, whose graphs choose "
+                "themselves what they keep: say engine.remat=none or full"
+            )
+        if self.kind is EngineKind.deepspeed:
+            found.append(
+                "engine.compile=true does not go with engine.kind=deepspeed, which hooks into what "
+                "is compiled: say engine.kind=fsdp, or engine.compile=false"
+            )
+        if not any(map(which, (environ.get("CXX", "g++"), "clang++", "cl"))):
+            found.append(
+                "engine.compile=true needs a C++ compiler, and there is none on the PATH: install "
+                "g++, or say engine.compile=false"
+            )
+        return found
 
     def _offloading(self, world: int) -> list[str]:
         """Where what is offloaded cannot be."""
@@ -164,6 +201,11 @@ class EngineConfig:
         if 0 < found < processes:
             return [f"launch.nproc={processes} is more than the {found} GPUs here: lower it"]
         return []
+
+    @property
+    def element(self) -> int:
+        """Bytes of an activation."""
+        return 2 if self.precision is Precision.bf16 else 4
 
     def capability(self) -> int | None:
         """Compute capability of the card times ten; None where a CPU computes."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from lmtrain.compilation import watched
 from lmtrain.data.loader import Loader
 from lmtrain.data.summary import summarize
 from lmtrain.models.accounting import ModelCost
@@ -173,7 +174,11 @@ class Training:
             for step, batches in enumerate(loader, first + 1):
                 self.stop.doing = f"step {step}"
                 profile(step)
-                update = self.update(step - 1, batches)
+                length, leads = self.opened.plan.length(step - 1), step == first + 1
+                with watched(
+                    self.engine.compiler, self.tell, step=step, first=leads, length=length
+                ):
+                    update = self.update(step - 1, batches)
                 seconds = perf_counter() - clock
                 self.tell(self._report(step, update, seconds, loader.wait_seconds))
                 last, stopped = step == steps, update.stopped

@@ -50,7 +50,7 @@ class LocalEngine:
         """Bind strategies, remat, compile, materialise."""
         self._share_rows(model)
         again = self.config.remat, self.config.remat_budget
-        rematerialize(model, *again, element=self.dtype.itemsize)
+        rematerialize(model, *again, element=self.config.element)
         self.compiler = compile_blocks(model) if self.config.compile else None
         self._hold(model)
         if self.config.precision is Precision.bf16:
