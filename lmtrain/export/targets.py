@@ -107,8 +107,9 @@ def theta(said: Json) -> float:
     Raises:
         ValueError: positions are scaled, or rotate a part of the head.
     """
-    rope = {**(said.get("rope_scaling") or {}), **(said.get("rope_parameters") or {})}
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    old, rope = said.get("rope_scaling") or {}, said.get("rope_parameters") or {}
+    kinds = [each.get("rope_type", each.get("type", "default")) for each in (old, rope)]
+    kind = next((kind for kind in kinds if kind != "default"), "default")
     part = rope.get("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))
     if kind != "default" or part != 1.0:
         raise ValueError(

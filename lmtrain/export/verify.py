@@ -50,6 +50,23 @@ def verify(
     """
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocabulary, (TOKENS,), generator=generator)
+    theirs = reload(folder, tokens, code=code)
+    ours = logits(model, tokens, read)
+    error = ((theirs - ours).norm() / ours.norm()).item()
+    if not error <= TOLERANCE:
+        raise ValueError(
+            f"{folder} gives other logits than the trained model: relative error {error:.1e}, "
+            f"allowed {TOLERANCE:.0e}"
+        )
+    return error
+
+
+def reload(folder: Path, tokens: Tensor, *, code: bool) -> Tensor:
+    """The logits that a fresh process without lmtrain gives.
+
+    Raises:
+        ValueError: transformers cannot load the folder, or is not there.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         said, out = Path(scratch) / "tokens.json", Path(scratch) / "logits.safetensors"
         said.write_text(json.dumps(tokens.tolist()))
@@ -67,15 +84,7 @@ def verify(
             if "No module named 'transformers'" in reason:
                 reason = "transformers is not installed: pip install 'lmtrain[hf]', or verify=false"
             raise ValueError(f"{folder} cannot be loaded by transformers: {reason}")
-        theirs = load_file(out)["logits"]
-    ours = logits(model, tokens, read)
-    error = ((theirs - ours).norm() / ours.norm()).item()
-    if not error <= TOLERANCE:
-        raise ValueError(
-            f"{folder} gives other logits than the trained model: relative error {error:.1e}, "
-            f"allowed {TOLERANCE:.0e}"
-        )
-    return error
+        return load_file(out)["logits"]
 
 
 @torch.no_grad()
