@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 REPEATS = 3
 
 
+@cache
 def probe(threads: int | None = None) -> Rates:
-    """Of this machine's CPU, with so many threads."""
+    """Of this machine's CPU, with so many threads; measured once."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

@@ -63,6 +63,9 @@ class BenchConfig:
     remat: bool = False
     """Let our blocks keep only their inputs, and compute the rest again in the backward pass
     (step, backends, curriculum)."""
+    compile: bool = False
+    """Measure our compiled blocks against the same as they are, in the shape of size, instead of
+    peers (step)."""
     backends: list[Backend] = field(default_factory=list[Backend])
     """Values of ops.backend, the first against the others; empty is all that can run (backends)."""
     stacks: list[str] = field(default_factory=lambda: ["GGGA"])
@@ -73,7 +76,12 @@ class BenchConfig:
     letters: str = "AWMG"
     """Mixers to measure (sp)."""
     size: str = "debug"
-    """Sizes of the mixers: a file of configs/model/size (backends, sp, curriculum)."""
+    """Sizes of the mixers: a file of configs/model/size (backends, sp, curriculum, memory; step
+    with compile=true)."""
+    presets: list[str] = field(
+        default_factory=lambda: ["transformer", "mamba2", "gated_deltanet", "hybrid_3to1"]
+    )
+    """Models: files of configs/model (memory)."""
     window: int = 256
     """Window of W (sp)."""
     degrees: list[int] = field(default_factory=list[int])
@@ -123,6 +131,11 @@ class BenchConfig:
     def __post_init__(self) -> None:
         """Choose the stack."""
         self.pattern = self.pattern or ("A" if self.what is BenchKind.curriculum else "GGGA")
+
+    @property
+    def sized(self) -> bool:
+        """Whether our model has the shape of ``size``."""
+        return self.what is BenchKind.backends or (self.what is BenchKind.step and self.compile)
 
     @property
     def piece_lengths(self) -> list[int]:

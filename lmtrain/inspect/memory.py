@@ -16,6 +16,8 @@ MOMENTS = 2 * FP32
 """Bytes of AdamW for a trained number: the mean of its gradients, and of their squares."""
 DEEPSPEED_BUCKET = 500_000_000 * FP32
 """Bytes in which DeepSpeed gathers gradients before it sends them (its ``reduce_bucket_size``)."""
+TOKEN = 8
+"""Bytes of a token's number."""
 PARAMETER_STAGE = 3
 """The stage of ZeRO that shares parameters too."""
 
@@ -53,7 +55,7 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
-    """Kept for the backward pass."""
+    """Kept for the backward pass, and what is known of the batch."""
     work: int
     """Of what runs in that moment."""
     buffers: int
@@ -98,7 +100,8 @@ def moments(case: Case) -> list[Memory]:
     buffers = _buffers(case, shares) + case.strategy_buffers
 
     def moment(name: str, gradients: float, activations: float, work: float) -> Memory:
-        sums = max(before, int(gradients)), optimizer, int(activations), int(work), buffers
+        kept = int(activations) + tokens * _batch(case)
+        sums = max(before, int(gradients)), optimizer, kept, int(work), buffers
         return Memory(name, parameters, *sums)
 
     blocks = [
@@ -151,11 +154,26 @@ def _copies(case: Case, i: int, *, now: bool = False) -> int:
 
 
 def _loss(case: Case) -> int:
-    """Logits of a slice and what becomes of them, in fp32; the output weight in 16 bits."""
+    """Logits of a slice and what becomes of them, in fp32; the output weight in 16 bits.
+
+    Where there are several slices, the one before is still held while the next is computed.
+    """
     vocabulary = case.config.model.vocab_size or 1
     rows = min(case.span, max(1, SLICE_ELEMENTS // vocabulary))
     narrow = case.element if case.element < FP32 else 0
-    return rows * vocabulary * (2 * FP32 + narrow) + narrow * case.cost.embedding.parameters
+    slices = 3 if rows < case.span else 2
+    return rows * vocabulary * (slices * FP32 + narrow) + narrow * case.cost.embedding.parameters
+
+
+def _batch(case: Case) -> int:
+    """Bytes of a token: itself, its target, and the angles of rotary positions."""
+    model = case.config.model
+    angles = {
+        (config.width(model.d_model), config.rope_theta)
+        for letter, config in (("A", model.attention), ("W", model.sliding_window))
+        if letter in case.layers and config.rope
+    }
+    return 2 * TOKEN + FP32 * sum(width for width, _ in angles)
 
 
 def _buffers(case: Case, shares: Shares) -> int:

@@ -81,5 +81,6 @@ def _verdict(case: Case) -> str:
         )
     return (
         f"It does not fit in {room}. The smallest change that does, "
-        f"{size(advice.memory.total)} and {1e3 * advice.seconds:,.3g} ms a step:\n  {advice.overrides}\n{length}"
+        f"{size(advice.memory.total)} and {1e3 * advice.seconds:,.3g} ms a step:\n"
+        f"  {advice.overrides}\n{length}"
     )

@@ -18,7 +18,7 @@ class HardwareKeys:
     """Keys of `lmtrain inspect` beside those of the run."""
 
     hardware: str = "auto"
-    """h100, h200, a100, b200: cards by their data sheets; cpu: this machine, measured at once; a file
+    """h100, h200, a100, b200: cards by their data sheets; cpu: this machine, measured now; a file
     of `lmtrain bench what=links`; auto: the GPU that is here, else cpu."""
     nodes: int | None = None
     """Machines, each full of cards; world says the same in processes."""
