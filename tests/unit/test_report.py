@@ -160,5 +160,7 @@ def test_gradients_that_cannot_be_read_are_not_promised() -> None:
 @pytest.mark.parametrize("package", ["wandb", "tensorboard"])
 def test_a_package_that_is_absent_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmtrain.settings.logging.find_spec", lambda _: None)
-    [problem] = LoggingSection(**{package: True}).check(300)
+    logging = LoggingSection()
+    setattr(logging, package, True)
+    [problem] = logging.check(300)
     assert problem.endswith(f"but {package} is not installed: pip install 'lmtrain[{package}]'")
