@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from random import Random
 
@@ -25,7 +26,11 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings are errors, but for one that only a card has."""
+    """Warnings are errors, but for one that only a card has. Ctrl-C is heard.
+
+    Where a shell started the tests in the background it is ignored, by them and all they start.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if torch.cuda.is_available():
         config.addinivalue_line("filterwarnings", "ignore:.*[Dd]eterministic:UserWarning")
 

@@ -122,6 +122,8 @@ class Bucket:
     packing: Packing | None = None
     kind: str = "pieces"
     """Tells buckets of one length apart, and keys the order of their pieces."""
+    answers: int | None = None
+    """Targets of each piece, where not every token has one and there is no packing."""
 
     def __len__(self) -> int:
         """How many pieces."""
@@ -135,7 +137,9 @@ class Bucket:
     @property
     def all_targets(self) -> int:
         """Targets of all pieces."""
-        return self.tokens if self.packing is None else int(self.packing.targets.sum())
+        if self.packing is None:
+            return self.in_pieces(len(self))
+        return int(self.packing.targets.sum())
 
     @property
     def context(self) -> float:
@@ -168,5 +172,9 @@ class Bucket:
     def targets(self, index: NDArray[np.int64]) -> int:
         """Targets in the pieces of these numbers."""
         if self.packing is None:
-            return self.length * len(index)
+            return self.in_pieces(len(index))
         return int(self.packing.targets[index].sum())
+
+    def in_pieces(self, count: int) -> int:
+        """Targets in any so many pieces, which are alike without a packing."""
+        return count * (self.length if self.answers is None else self.answers)

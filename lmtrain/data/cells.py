@@ -12,6 +12,7 @@ from lmtrain.data.bucket import NOWHERE, Bucket
 from lmtrain.data.fingerprint import fingerprint
 from lmtrain.data.sources import Corpus, Sources
 from lmtrain.data.store import Side
+from lmtrain.data.tasks.corpus import TaskCorpus
 from lmtrain.data.views import View, view
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class Supply:
         """The training documents of ``data``, cut as the curriculum wants: each source alone."""
         if not isinstance(data, Sources):
             only = view(data.documents(Side.train), curriculum)
+            if isinstance(data, TaskCorpus):
+                asked = [replace(each, answers=data.targets(each.length)) for each in only.buckets]
+                pairs = sum(each.all_targets for each in asked)
+                only = replace(only, buckets=asked, pairs=pairs)
             return cls(view=only, pieces=[[len(bucket)] for bucket in only.buckets])
         views = [view(store.documents(Side.train), curriculum) for store in data.stores.values()]
         found = [{(b.length, b.kind): b for b in each.buckets} for each in views]

@@ -8,6 +8,8 @@ from enum import StrEnum
 from math import isfinite, lcm, prod
 from typing import Any
 
+from lmtrain.data.tasks.config import TaskConfig
+
 
 class MixScope(StrEnum):
     """Where the weights of several sources hold."""
@@ -46,6 +48,8 @@ class DataConfig:
     global: they hold over the run, and every length mixes the sources as they come."""
     validation: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
     """More token stores to validate on in full, {NAME: PATH}; nothing of them is trained on."""
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    """A synthetic task instead of text: data=task data.task.name=mqar."""
     vocab_size: int = 4096
     """Tokens of the tokenizer trained for ``stdlib``; a store brings its own tokenizer."""
     val_fraction: float = 0.05
@@ -72,7 +76,7 @@ class DataConfig:
             at_least("data.prefetch", self.prefetch, 0),
             at_least("data.threads", self.threads, 1),
         ]
-        if not self.source and not self.sources:
+        if not self.source and not self.sources and self.task.name is None:
             problems.append(
                 "data.source is empty: give the folder of a token store, data.source=PATH "
                 "(lmtrain prepare writes one), or choose data=stdlib"
@@ -86,7 +90,17 @@ class DataConfig:
                 f"data.skip_steps={self.skip_steps} is not a list of ranges in order: "
                 "use [[from, to], ...] with from < to, none overlapping"
             )
-        return [problem for problem in [*problems, *self._check_sources()] if problem]
+        problems += [*self._check_sources(), *self._check_task()]
+        return [problem for problem in problems if problem]
+
+    def _check_task(self) -> list[str]:
+        text = {"data.source": self.source, "data.sources": self.sources}
+        both = [
+            f"{key}={value} is text and data.task.name={self.task.name} is not: say data=task"
+            for key, value in text.items()
+            if value and self.task.name is not None
+        ]
+        return [*both, *self.task.check()]
 
     @property
     def named_sources(self) -> dict[str, SourceConfig]:

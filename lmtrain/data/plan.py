@@ -154,8 +154,9 @@ class Plan:
     def targets(self, step: int) -> int:
         """Targets in the global batch of a step, padding and cut labels not counted."""
         number, _ = self.schedule[self._place(step)]
-        if self.buckets[number].packing is None:
-            return self.tokens_per_step
+        here = self.buckets[number]
+        if here.packing is None:
+            return here.in_pieces(self.tokens_per_step // here.length)
         bucket, index = self._pieces(step)
         return bucket.targets(index)
 

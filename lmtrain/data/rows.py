@@ -10,6 +10,7 @@ import torch
 
 from lmtrain.batch import IGNORED, Batch
 from lmtrain.data.bucket import NOWHERE
+from lmtrain.data.tasks.corpus import TaskCorpus
 from lmtrain.layout import SequenceLayout
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.data.bucket import Draw, Segments
-    from lmtrain.data.sources import Corpus
+    from lmtrain.data.sources import Corpus, Sources
+    from lmtrain.data.store import Store
 
 CPU = torch.device("cpu")
 
@@ -42,7 +44,7 @@ def read_row(
     """
     layout = _layout(row, sequence_rank, sequence_world, device)
     span = row.segments if sequence_world == 1 else row.segments.cut(layout.start, layout.stop)
-    tokens, targets = _equal(store, span) if _is_equal(span) else _ragged(store, span)
+    tokens, targets = _pairs(store, span)
     if device.type == "cuda":
         tokens, targets = tokens.pin_memory(), targets.pin_memory()
     return Batch(tokens, targets, layout)
@@ -54,19 +56,27 @@ def move_row(batch: Batch, device: torch.device) -> Batch:
     return Batch(tokens, batch.targets.to(device, non_blocking=True), batch.layout)
 
 
+def _pairs(store: Corpus, span: Segments) -> tuple[Tensor, Tensor]:
+    """Tokens and their targets."""
+    if isinstance(store, TaskCorpus):
+        tokens, targets = store.pairs(span)
+        return _flat(tokens), _flat(targets)
+    return _equal(store, span) if _is_equal(span) else _ragged(store, span)
+
+
 def _is_equal(span: Segments) -> bool:
     """Whether all segments have one length and lie inside their documents."""
     inside = (span.starts != NOWHERE) & (span.labels == span.starts + span.lengths)
     return bool((span.lengths == span.lengths[0]).all() and inside.all())
 
 
-def _equal(store: Corpus, span: Segments) -> tuple[Tensor, Tensor]:
+def _equal(store: Store | Sources, span: Segments) -> tuple[Tensor, Tensor]:
     """Tokens and targets, read in one go."""
     pieces = store.read(span.starts, int(span.lengths[0]) + 1)
     return _flat(pieces[:, :-1]), _flat(pieces[:, 1:])
 
 
-def _ragged(store: Corpus, span: Segments) -> tuple[Tensor, Tensor]:
+def _ragged(store: Store | Sources, span: Segments) -> tuple[Tensor, Tensor]:
     """Tokens and targets, read segment by segment."""
     padding = span.starts == NOWHERE
     tokens = np.full(int(span.lengths.sum()), store.end_of_text, np.int64)

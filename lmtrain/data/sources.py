@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmtrain.data.store import Documents, Selection, Side, Store, open_store
+from lmtrain.data.tasks.corpus import TaskCorpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,8 +133,13 @@ class Sources:
         return [(stores[n], self.begins[n], numbers == n) for n in np.unique(numbers).tolist()]
 
 
-Corpus = Store | Sources
+Corpus = Store | Sources | TaskCorpus
 """What a run reads from."""
+
+
+def targets_of(data: Corpus, length: int) -> int:
+    """Targets of a piece of a document, padding and cut labels not counted."""
+    return data.targets(length) if isinstance(data, TaskCorpus) else length
 
 
 def open_data(config: DataConfig) -> Corpus:
@@ -143,6 +149,8 @@ def open_data(config: DataConfig) -> Corpus:
         ValueError: a store is missing, incomplete, damaged, changed or empty, or they do not fit.
     """
     configs = config.named_sources
+    if config.task.name is not None:
+        return TaskCorpus.open(config)
     if not configs:
         return open_store(config)
     stores = {
@@ -163,6 +171,10 @@ def open_validation(config: DataConfig, data: Corpus) -> dict[str, Store]:
         name: _open(f"data.validation.{name}", path, whole)
         for name, path in sorted(config.validation.items())
     }
+    if not stores:
+        return {}
+    if isinstance(data, TaskCorpus):
+        raise ValueError("data.validation is text and data.task is none: leave one of them out")
     trained = data.stores if isinstance(data, Sources) else {"": data}
     keys = {f"data.sources.{name}" if name else "data.source": at for name, at in trained.items()}
     for name, store in stores.items():

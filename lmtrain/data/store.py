@@ -182,9 +182,14 @@ def open_store(config: DataConfig) -> Store:
         raise ValueError(f"{error}; it is made anew when you delete {folder}") from error
 
 
+def cache_folder(config: DataConfig) -> Path:
+    """Where what is made at first use is kept."""
+    return Path(config.cache or os.environ.get("LMTRAIN_CACHE") or "~/.cache/lmtrain").expanduser()
+
+
 def _stdlib_folder(config: DataConfig) -> Path:
     """The folder of the embedded corpus, which is made here if it is not there yet."""
-    cache = Path(config.cache or os.environ.get("LMTRAIN_CACHE") or "~/.cache/lmtrain").expanduser()
+    cache = cache_folder(config)
     folder = cache / f"{stdlib.stdlib_name()}-bpe{config.vocab_size}-v{FORMAT_VERSION}"
     if folder.exists():
         return folder

@@ -11,6 +11,7 @@ import torch
 from lmtrain.data.bucket import NOWHERE, Draw, Segments
 from lmtrain.data.decompose import decompose
 from lmtrain.data.rows import move_row, read_row
+from lmtrain.data.sources import targets_of
 from lmtrain.data.store import Side
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class ValidationSet:
             for length, starts in every.buckets.items()
             if len(starts)
         }
-        self.targets = {length: length * len(starts) for length, starts in self._pieces.items()}
+        self.targets = {
+            length: targets_of(store, length) * len(starts)
+            for length, starts in self._pieces.items()
+        }
 
     @cached_property
     def bytes(self) -> dict[int, int] | None:

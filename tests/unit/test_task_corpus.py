@@ -1,0 +1,132 @@
+"""A synthetic task as the data of a run: read by any processes, planned, validated, checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from runs import Run
+
+from lmtrain.batch import IGNORED
+from lmtrain.config import RunConfig, compose
+from lmtrain.data.loader import Loader
+from lmtrain.data.plan import Plan
+from lmtrain.data.sources import open_data
+from lmtrain.data.store import Side
+from lmtrain.data.tasks.corpus import TaskCorpus
+from lmtrain.data.tasks.task import examples
+from lmtrain.data.validation import ValidationSet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZES = ["train.tokens_per_step=768", "curriculum.min_length=32", "curriculum.max_length=128"]
+
+
+def composed(cache: Path, *more: str) -> RunConfig:
+    rows = ["data.task.lengths=[32,128]", "data.task.rows=100", "data.task.val_rows=7"]
+    return compose(["data=task", *SIZES, *rows, f"data.cache={cache}", *more])
+
+
+def corpus(config: RunConfig) -> TaskCorpus:
+    data = open_data(config.data)
+    assert isinstance(data, TaskCorpus)
+    return data
+
+
+def plan_of(config: RunConfig) -> Plan:
+    return Plan.build(
+        corpus(config), config.curriculum, seed=0, tokens_per_step=config.train.tokens_per_step
+    )
+
+
+def test_documents_are_rows_and_their_end(tmp_path: Path) -> None:
+    data = corpus(composed(tmp_path))
+    for side, count, first in ((Side.train, 100, 0), (Side.validation, 7, 100)):
+        starts, lengths = data.documents(side)
+        assert lengths.tolist() == [33] * count + [129] * count
+        rows = data.read(starts[:count], 33)
+        drawn = examples(data.task, np.arange(first, first + count), seed=0, length=32)
+        assert np.array_equal(rows[:, :-1], drawn.tokens)
+        assert (rows[:, -1] == data.end_of_text).all()
+    assert data.read(np.array([5, 33 * 107 + 2]), 3).shape == (2, 3)
+
+
+@pytest.mark.parametrize("task", ["mqar", "parity", "passkey"])
+@pytest.mark.parametrize(("world", "sequence"), [(1, 2), (3, 1), (2, 3)])
+def test_any_processes_read_the_same_pairs(
+    tmp_path: Path, task: str, world: int, sequence: int
+) -> None:
+    """Spans of three to a row begin and end inside rows of the task."""
+    config = composed(tmp_path, f"data.task.name={task}", "train.tokens_per_step=1536")
+    data, plan = corpus(config), plan_of(config)
+    for step in range(4):
+        [whole] = next(iter(Loader(data, plan, first_step=step, prefetch=0)))
+        assert int((whole.targets != IGNORED).sum()) == plan.targets(step)
+        parts = [
+            next(
+                iter(
+                    Loader(
+                        data, plan, first_step=step, rank=rank, world=world,
+                        sequence_rank=part, sequence_world=sequence, prefetch=0,
+                    )
+                )
+            )[0]
+            for rank in range(world)
+            for part in range(sequence)
+        ]  # fmt: skip
+        assert torch.equal(torch.cat([part.tokens for part in parts]), whole.tokens)
+        assert torch.equal(torch.cat([part.targets for part in parts]), whole.targets)
+
+
+def test_validation_counts_its_targets(tmp_path: Path) -> None:
+    config = composed(tmp_path)
+    held = ValidationSet(corpus(config), config.curriculum)
+    assert held.targets == {32: 7 * 8, 128: 7 * 8}
+    assert held.bytes is None
+    found = dict.fromkeys(held.targets, 0)
+    for length, batch in held.batches(256):
+        found[length] += int((batch.targets != IGNORED).sum())
+    assert found == held.targets
+
+
+def test_numbers_are_words(tmp_path: Path) -> None:
+    tokenizer = corpus(composed(tmp_path)).tokenizer()
+    assert tokenizer.encode("3 17 128").ids == [3, 17, 128]
+    assert tokenizer.decode([5, 0]) == "5 0"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data.task.name=chess", "data.task.name=chess is no task: use one of mqar"),
+        ("+data.task.options.needles=3", "data.task.options.needles is no field of mqar"),
+        ("+data.task.options.pairs=9", "has rows too short"),
+        ("data.task.lengths=[32,100]", "must be powers of two"),
+        ("data.task.lengths=[32,256]", "above curriculum.max_length=128"),
+        ("data.task.rows=0", "data.task.rows=0 must be at least 1"),
+        ("data.source=stdlib", "data.source=stdlib is text"),
+        ("curriculum=concat", "curriculum.view=concat would cut its rows"),
+    ],
+)
+def test_what_cannot_be_is_told(tmp_path: Path, override: str, told: str) -> None:
+    problems = composed(tmp_path, override).check(1)
+    assert any(told in problem for problem in problems), problems
+
+
+@pytest.mark.slow
+def test_a_run_learns_and_writes(tmp_path: Path) -> None:
+    words = [
+        "model=debug", "model.pattern=GA", "model.d_model=32", "model.n_layers=2", "data=task",
+        *SIZES, "data.task.lengths=[32,128]", f"data.cache={tmp_path}", "curriculum.cycle_steps=4",
+        "validation.every=4", "samples.count=1", "samples.tokens=4", "train.steps=8",
+        "optim.warmup_steps=1",
+    ]  # fmt: skip
+    run = Run(tmp_path / "run", words)
+    assert run.train() == 0
+    assert len(run.losses) == 8
+    assert run.losses[0] > run.losses[-1]
+    [sample] = (tmp_path / "run" / "samples").iterdir()
+    assert all(word.isdigit() for word in sample.read_text().split())
