@@ -94,8 +94,8 @@ class Chart:
 def draw(chart: Chart) -> str:
     """The chart as one ``<svg>`` element, which refers to nothing outside the page."""
     # a salt of its own keeps the names in one SVG apart from those in the others
-    salt = {"svg.hashsalt": chart.title}
-    with mpl.rc_context({**STYLE, **salt}), warnings.catch_warnings():
+    style: dict[Any, Any] = {**STYLE, "svg.hashsalt": chart.title}
+    with mpl.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts may have it
         figure = Figure(figsize=(5.2, 2.9))
         figure.subplots_adjust(**MARGINS)

@@ -28,7 +28,7 @@ def without_norms(run: Run) -> list[dict[str, Any]]:
 def watched(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run whose norms are measured, with a profile."""
     run = Run(tmp_path_factory.mktemp("watched") / "run", tiny)
-    assert run.train("logging.norms_every=3", "logging.profile=2:2", "train.accumulate=1") == 0
+    assert run.train("logging.norms_every=3", "logging.profile=2:2", "logging.report=true") == 0
     return run
 
 
@@ -36,6 +36,13 @@ def test_looking_changes_nothing(watched: Run, whole: Run) -> None:
     assert list(norms(watched)) == [3, 6]
     assert without_norms(watched) == whole.metrics
     assert watched.same_state(whole)
+
+
+def test_a_finished_run_has_its_report(watched: Run) -> None:
+    html = (watched.folder / "report.html").read_text()
+    assert "finished at step 8 of 8" in html
+    assert "Recurrent states after the last document" in html
+    assert (watched.folder / "done").exists()
 
 
 def test_norms_are_those_of_the_parts(watched: Run) -> None:
