@@ -1,24 +1,28 @@
 #!/usr/bin/env bash
 # One torchrun on each of several "hosts" of this machine: network namespaces whose links are as
 # slow as a real network.
-#   scripts/two_hosts.sh [--hosts 2] [--ranks 1] [--rate 1gbit] [--cores 0.5] [--] [torchrun's]
+#   scripts/two_hosts.sh [--hosts 2] [--ranks 1] [--rate 1gbit] [--cores 0.5] [--lose WHEN] [--] [torchrun's]
 #   scripts/two_hosts.sh                                            measures the links
 #   scripts/two_hosts.sh --hosts 4 -- -m lmtrain bench what=sp 'lengths=[4096]'
 #   scripts/two_hosts.sh --ranks 2 -- -m lmtrain train parallel.sequence=4
+#   scripts/two_hosts.sh --lose 'grep -q "step.: 50," runs/default/metrics.jsonl' -- --max-restarts=3 \
+#       -m lmtrain train launch.timeout_seconds=60
 # --cores is what a rank may use of this machine's cores: without it, ranks take the time of those
-# that wait, as no rank of a real cluster can. Needs root, and ip and tc of iproute2.
+# that wait, as no rank of a real cluster can. --lose is a command: once it succeeds, the last host
+# loses its link and its processes, without a word to the others, and 5 s later it is back. Needs root, and ip and tc of iproute2.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-hosts=2 ranks=1 rate=1gbit cores=
+hosts=2 ranks=1 rate=1gbit cores= lose=
 while [ $# -gt 0 ]; do
     case $1 in
         --hosts) hosts=$2; shift 2 ;;
         --ranks) ranks=$2; shift 2 ;;
         --rate) rate=$2; shift 2 ;;
         --cores) cores=$2; shift 2 ;;
+        --lose) lose=$2; shift 2 ;;
         --) shift; break ;;
-        --*) echo "unknown option $1: --hosts, --ranks, --rate or --cores" >&2; exit 2 ;;
+        --*) echo "unknown option $1: --hosts, --ranks, --rate, --cores or --lose" >&2; exit 2 ;;
         *) break ;;
     esac
 done
@@ -101,14 +105,29 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 set -m # each job is a group of processes that cleanup can end
 # The first host is told that they meet at its address, which it would not recognise; ranks follow
 # the order of the addresses.
-meets=true
-for ((host = 0; host < hosts; host++)); do
+begin() {
+    local host=$1 meets=false
+    [ "$host" != 0 ] || meets=true
+    shift
     ip netns exec "${name}h$host" "$torchrun" --nnodes="$hosts" --nproc-per-node="$ranks" \
         --rdzv-backend=c10d --rdzv-id="$name" \
         --rdzv-endpoint=10.77.0.1:29400 --rdzv-conf="is_host=$meets" \
         --local-addr="10.77.0.$((host + 1))" "${enter[@]}" "$@" &
-    jobs+=($!) meets=false
-done
+    jobs[host]=$!
+}
+for ((host = 0; host < hosts; host++)); do begin "$host" "$@"; done
+if [ -n "$lose" ]; then
+    last=$((hosts - 1))
+    while kill -0 "${jobs[last]}" 2>/dev/null && ! bash -c "$lose"; do sleep 0.2; done
+    ip -n "${name}h$last" link set lan down
+    ip netns pids "${name}h$last" | xargs --no-run-if-empty kill -KILL
+    wait "${jobs[last]}" || true
+    echo "host $hosts is lost"
+    sleep 5
+    ip -n "${name}h$last" link set lan up
+    echo "host $hosts is back"
+    begin "$last" "$@"
+fi
 failed=0
 for job in "${jobs[@]}"; do wait "$job" || failed=$?; done
 exit "$failed"

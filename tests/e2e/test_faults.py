@@ -249,7 +249,7 @@ def edit_state(step: Path) -> None:
     (step / "state.json").write_text(text)
 
 
-SEEN = {
+SEEN: dict[Callable[[Path], None], str] = {
     truncate: "bytes and had",
     lose: "is missing",
     pickle_beside: "is not in manifest.json",
