@@ -159,6 +159,8 @@ class BenchConfig:
             problems.append(f"repeats={self.repeats} must be at least 1")
         if self.threads is not None and self.threads < 1:
             problems.append(f"threads={self.threads} must be at least 1, or null")
+        if self.compile and self.what is not BenchKind.step:
+            problems.append(f"compile=true is of what=step, not of what={self.what}: leave it out")
         if self.out and not Path(self.out).absolute().parent.is_dir():
             problems.append(f"out={self.out} is in a folder that does not exist: make it first")
         if self.links and not Path(self.links).is_file():

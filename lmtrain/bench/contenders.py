@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from lmtrain.bench.config import BenchConfig, BenchDevice, BenchKind
+from lmtrain.compilation import compile_blocks
 from lmtrain.config import config_dir, read
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.accounting import ModelCost
@@ -57,6 +58,9 @@ def builders(bench: BenchConfig) -> dict[str, Callable[[], Contender]]:
             backend.value: partial(_lmtrain, compared_model(bench), bench, backend)
             for backend in backends(bench)
         }
+    if bench.compile:
+        build = partial(_lmtrain, compared_model(bench), bench, bench.ops.backend)
+        return {"compiled": partial(build, compiled=True), "as it is": build}
     on_gpu = bench.device is BenchDevice.cuda
     ours = partial(_lmtrain, compared_model(bench), bench, bench.ops.backend)
     if not bench.peers:
@@ -76,7 +80,7 @@ def backends(bench: BenchConfig) -> list[Backend]:
 
 def problems(bench: BenchConfig) -> list[str]:
     """What is wrong with our model or its backends, a sentence each."""
-    if bench.what is not BenchKind.backends:
+    if not bench.sized:
         return compared_model(bench).check()
     sizes = sorted(path.stem for path in _sizes().glob("*.yaml"))
     if bench.size not in sizes:
@@ -88,7 +92,7 @@ def problems(bench: BenchConfig) -> list[str]:
 
 def compared_model(bench: BenchConfig) -> ModelConfig:
     """Our model."""
-    if bench.what is not BenchKind.backends:
+    if not bench.sized:
         return model_config(bench.pattern)
     sized = read(_sizes() / f"{bench.size}.yaml", ModelConfig)
     return replace(sized, pattern=bench.pattern, vocab_size=LARGE_VOCABULARY)
@@ -119,12 +123,16 @@ def model_config(pattern: str) -> ModelConfig:
     )
 
 
-def _lmtrain(config: ModelConfig, bench: BenchConfig, backend: Backend) -> Contender:
+def _lmtrain(
+    config: ModelConfig, bench: BenchConfig, backend: Backend, *, compiled: bool = False
+) -> Contender:
     model = Decoder(config)
     dtype = torch.bfloat16 if bench.device is BenchDevice.cuda else torch.float32
     bind(model, replace(bench.ops, backend=backend), torch.device(bench.device), dtype)
     initialize(model, seed=0)
     rematerialize(model, Remat.full if bench.remat else Remat.none)
+    if compiled:
+        compile_blocks(model)
     if bench.device is BenchDevice.cuda:
         model.compute_dtype = dtype
 

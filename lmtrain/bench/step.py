@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.table import Table
 
-from lmtrain.bench.config import BenchConfig, BenchDevice, BenchKind
+from lmtrain.bench.config import BenchConfig, BenchDevice
 from lmtrain.bench.memory import memory_meter
 from lmtrain.bench.record import write_record
 from lmtrain.config import require
@@ -79,7 +79,7 @@ def bench(config: BenchConfig) -> list[Measurement]:
 
 
 def _missing(config: BenchConfig) -> list[str]:
-    if config.what is BenchKind.backends or not config.peers or find_spec("transformers"):
+    if config.sized or not config.peers or find_spec("transformers"):
         return []
     return [
         "peers=true compares with transformers, which is missing: pip install 'lmtrain[hf]' or say "

@@ -81,6 +81,8 @@ def test_a_contender_that_fails_is_told(
     [
         (BenchConfig(what=BenchKind.backends, size="7b"), "size=7b"),
         (BenchConfig(what=BenchKind.backends, backends=[Backend.fla]), "ops.backend=fla"),
+        (BenchConfig(compile=True, size="7b"), "size=7b"),
+        (BenchConfig(compile=True, what=BenchKind.rows), "compile=true"),
         (BenchConfig(lengths=[]), "lengths"),
         (BenchConfig(lengths=[3, 4]), "lengths"),
         (BenchConfig(repeats=0), "repeats"),
