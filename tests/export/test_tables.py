@@ -9,6 +9,7 @@ import pytest
 import torch
 from cases import AFTER, BASE, CUSTOM, NATIVE, weights
 
+from lmtrain.config import compose
 from lmtrain.export.custom import CUSTOM as OURS
 from lmtrain.export.export import choose
 from lmtrain.export.importing import TARGETS
@@ -174,3 +175,21 @@ def test_norms_after_are_not_norms_before() -> None:
     drawn = weights(plain)
     one, two = (logits(model, tokens, drawn.__getitem__) for model in (plain, after))
     assert not torch.allclose(one, two, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind"),
+    [
+        ("qwen3_5_hybrid", "qwen3_5_text"),
+        ("olmo_hybrid", "olmo_hybrid"),
+        ("granite_hybrid", "granitemoehybrid"),
+        ("nemotron_hybrid", "nemotron_h"),
+        ("transformer", "qwen3"),
+        ("mamba2", "mamba2"),
+        ("hybrid_3to1", "qwen3_5_text"),
+    ],
+)
+@pytest.mark.parametrize("size", ["20m", "1b", "8b"])
+def test_presets_have_the_native_home_of_their_name(preset: str, kind: str, size: str) -> None:
+    model = compose([f"model={preset}", f"model/size={size}", "model.vocab_size=320"]).model
+    assert choose(model, Home.native).model_type == kind
