@@ -28,6 +28,7 @@ from lmtrain.ops.config import OpsConfig, resolve
 from lmtrain.parallel.config import ParallelConfig
 from lmtrain.settings.checkpoint import CheckpointSection, ResumeSection
 from lmtrain.settings.engine import EngineConfig, EngineKind, Precision, Remat
+from lmtrain.settings.evaluate import EvalConfig
 from lmtrain.settings.export import ExportConfig, ImportConfig
 from lmtrain.settings.faults import FaultsSection
 from lmtrain.settings.generate import GenerateConfig, SamplesSection
@@ -75,7 +76,7 @@ class RunConfig:
             *self.parallel.check(world_size),
             *self.engine.check(self.launch.nproc, world_size),
             *self._task(),
-            *self._zero(world_size),
+            *self._muon(world_size),
             *self._ops(),
             *self._budget(),
             *self.train.check(),
@@ -124,19 +125,14 @@ class RunConfig:
             )
         return problems
 
-    def _zero(self, world_size: int) -> list[str]:
-        """What ZeRO's flat pieces of parameters and gradients do not allow."""
-        if world_size == 1 or self.engine.kind is not EngineKind.deepspeed:
+    def _muon(self, world_size: int) -> list[str]:
+        """Muon needs whole matrices, and ZeRO keeps flat pieces."""
+        deepspeed = world_size > 1 and self.engine.kind is EngineKind.deepspeed
+        if self.optim.kind is not OptimKind.muon or not deepspeed:
             return []
-        unable = {
-            "optim.kind=muon": self.optim.kind is OptimKind.muon,
-            f"logging.norms_every={self.logging.norms_every}": self.logging.norms_every is not None,
-        }
         return [
-            f"{key} needs whole gradients of matrices, which engine.kind=deepspeed does not keep: "
-            "say engine.kind=fsdp, or leave it out"
-            for key, wanted in unable.items()
-            if wanted
+            "optim.kind=muon needs whole matrices, and engine.kind=deepspeed keeps flat pieces of "
+            "them: say engine.kind=fsdp, or optim.kind=adamw"
         ]
 
     def _ops(self) -> list[str]:
@@ -289,6 +285,7 @@ def _register() -> None:
     for name, root in {
         "schema": RunConfig,
         "generate_schema": GenerateConfig,
+        "eval_schema": EvalConfig,
         "export_schema": ExportConfig,
         "import_schema": ImportConfig,
         "prepare_schema": PrepareConfig,
