@@ -13,7 +13,7 @@ from rich.table import Table
 from lmtrain import __version__
 from lmtrain.doctor.cards import devices, kernels, links
 from lmtrain.doctor.findings import Findings, Problem
-from lmtrain.doctor.host import disks, host, network
+from lmtrain.doctor.host import disks, network, resources
 
 if TYPE_CHECKING:
     from lmtrain.config import RunConfig
@@ -50,7 +50,7 @@ def examine(config: RunConfig) -> list[Findings]:
         devices(config),
         links(config),
         kernels(config),
-        host(config),
+        resources(config),
         disks(config),
         network(),
     ]

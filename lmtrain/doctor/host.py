@@ -24,7 +24,7 @@ FILES = 4096
 """Open files below which the limit is told to be low."""
 
 
-def host(config: RunConfig) -> Findings:
+def resources(config: RunConfig) -> Findings:
     """Cores, memory and limits."""
     found = Findings("host")
     cores = usable_cores()
