@@ -101,9 +101,10 @@ def _activations(
         for number, block in enumerate(cast("Sequence[Block]", model.blocks)):
             hook = block.register_forward_hook(partial(_add_squares, sums[number]))
             held.callback(hook.remove)
-            for letter, mixer in zip(block.spec.mixers, block.mixers, strict=True):
+            letters = block.spec.mixers
+            for side, (letter, mixer) in enumerate(zip(letters, block.mixers, strict=True)):
                 if isinstance(mixer, Mamba2 | GatedDeltaNet):
-                    name = f"blocks.{number}.{letter}"
+                    name = f"blocks.{number}.{letter}{side if letters.count(letter) > 1 else ''}"
                     alone = place.sequence_world == 1
                     held.enter_context(_kept_states(mixer, spans, name, alone=alone))
         for batch in batches:
