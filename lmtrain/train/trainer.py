@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from math import nan
 from signal import SIGTERM
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
 from lmtrain.compilation import watched
 from lmtrain.data.loader import Loader
 from lmtrain.data.summary import summarize
-from lmtrain.models.accounting import ModelCost
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.ops.backend import bind, describe
 from lmtrain.report import read, write_page
 from lmtrain.settings.faults import FaultPolicy
 from lmtrain.train import checkpoint
-from lmtrain.train.device import begun, peak_flops, peak_memory
+from lmtrain.train.device import begun
 from lmtrain.train.engines import Engine, open_engine
 from lmtrain.train.faults import Faults
 from lmtrain.train.invariants import check_checkpoint, check_initialized, check_same_batch
@@ -32,10 +30,12 @@ from lmtrain.train.observers import Everyone, observers
 from lmtrain.train.opening import Opened, verified
 from lmtrain.train.optim import build_optimizer
 from lmtrain.train.profiler import Profiler
-from lmtrain.train.report import FaultReport, StepReport
+from lmtrain.train.report import FaultReport
 from lmtrain.train.samples import write_samples
 from lmtrain.train.saver import Saver
 from lmtrain.train.schedule import learning_rate
+from lmtrain.train.start import copy_weights
+from lmtrain.train.steps import Reporter, Update
 from lmtrain.train.stop import StopRequest
 from lmtrain.train.tensors import shape
 from lmtrain.train.validate import validate
@@ -80,7 +80,8 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
             tell(summarize(opened.plan, config.train.steps))
             tell(describe(config.ops, engine.device))
             tell(begun(config, engine.device, step=first, processes=world))
-            model, optimizer = birth(config, engine)
+            weights = None if opened.start else config.run.weights
+            model, optimizer = birth(config, engine, weights)
             if opened.start:
                 engine.load(opened.start[0], model, optimizer)
             outcome = Training(opened, engine, model, optimizer, tell, stop).fit()
@@ -111,34 +112,25 @@ def conclude(opened: Opened, outcome: Outcome, tell: Everyone) -> None:
     tell(f"finished: lmtrain generate checkpoint={folder.path}")
 
 
-def birth(config: RunConfig, engine: Engine) -> tuple[Decoder, torch.optim.Optimizer]:
-    """The initialised model, spread as the engine holds it, and its optimizer."""
+def birth(
+    config: RunConfig, engine: Engine, weights: str | None = None
+) -> tuple[Decoder, torch.optim.Optimizer]:
+    """The initialised model, spread as the engine holds it, and its optimizer.
+
+    Its first values are drawn, or those of the checkpoint ``weights``.
+    """
     with torch.device("meta"):
         model = Decoder(config.model)
     bind(model, config.ops, engine.device, engine.dtype)
     engine.prepare(model)  # bind strategies, remat, shard, materialise full of NaN
-    initialize(model, seed=config.run.seed, shape=shape, write=engine.write)
+    if weights is None:
+        initialize(model, seed=config.run.seed, shape=shape, write=engine.write)
+    else:
+        copy_weights(model, weights, write=engine.write)
     check_initialized(model)
     optimizer = build_optimizer(model, config.optim)
     engine.attach(model, optimizer)
     return model, optimizer
-
-
-class Update(NamedTuple):
-    """What one optimizer update gave, over all processes."""
-
-    loss: float
-    """Mean over the targets of the global batch."""
-    lr: float
-    grad_norm: float
-    """Not a number for a batch that was left out."""
-    forward_backward: float
-    update: float
-    """Seconds of the host; see `StepReport`."""
-    sp_bytes: int
-    """What ranks that share rows sent each other."""
-    stopped: bool
-    """Whether a process was asked to stop."""
 
 
 @dataclass
@@ -169,7 +161,7 @@ class Training:
         check_same_batch(self.engine, self.opened.plan, first)
         if _due(first, config.validation.every) and not self.opened.folder.validated(first):
             self.validate(first)  # it was stopped before it could
-        clock = perf_counter()
+        report, clock = Reporter(self.config, self.opened.plan, self.engine), perf_counter()
         with self._loader(first) as loader, self._profiler() as profile, closing(self.saver):
             for step, batches in enumerate(loader, first + 1):
                 self.stop.doing = f"step {step}"
@@ -180,7 +172,7 @@ class Training:
                 ):
                     update = self.update(step - 1, batches)
                 seconds = perf_counter() - clock
-                self.tell(self._report(step, update, seconds, loader.wait_seconds))
+                self.tell(report(step, update, seconds=seconds, data_wait=loader.wait_seconds))
                 last, stopped = step == steps, update.stopped
                 if last or (_due(step, config.validation.every) and not stopped):
                     self.validate(step)
@@ -267,11 +259,6 @@ class Training:
         """The resolved configuration."""
         return self.opened.config
 
-    @cached_property
-    def cost(self) -> ModelCost:
-        """What the model costs, for the report of every step."""
-        return ModelCost.of(self.config.model)
-
     def _profiler(self) -> Profiler:
         folder, engine = self.opened.folder.path / "profile", self.engine
         steps = self.config.logging.profiled
@@ -289,33 +276,6 @@ class Training:
             prefetch=self.config.data.prefetch,
             threads=self.config.data.threads,
         )
-
-    def _report(self, step: int, update: Update, seconds: float, data_wait: float) -> StepReport:
-        config, length = self.config, self.opened.plan.length(step - 1)
-        speed = config.train.tokens_per_step / seconds
-        return StepReport(
-            step=step,
-            loss=update.loss,
-            lr=update.lr,
-            grad_norm=update.grad_norm,
-            tokens=self.opened.plan.tokens(step),
-            length=length,
-            tokens_per_second=speed,
-            mfu=self._mfu(length, speed),
-            data_wait=data_wait,
-            forward_backward=update.forward_backward,
-            update=update.update,
-            sp_bytes=update.sp_bytes,
-            memory=peak_memory(self.engine.device),
-            sources=self.opened.plan.given(step),
-        )
-
-    def _mfu(self, length: int, speed: float) -> float | None:
-        """The share of the devices' peak that the model's FLOPs take; None for an unknown peak."""
-        peak = peak_flops(self.engine.device, self.config.engine.precision)
-        if peak is None:
-            return None
-        return self.cost.training_flops_per_token([length]) * speed / (peak * self.engine.world)
 
 
 def _due(step: int, every: int | None) -> bool:

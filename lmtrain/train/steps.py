@@ -1,0 +1,69 @@
+"""What one optimizer update gives, and the report that is made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from lmtrain.models.accounting import ModelCost
+from lmtrain.train.device import peak_flops, peak_memory
+from lmtrain.train.report import StepReport
+
+if TYPE_CHECKING:
+    from lmtrain.config import RunConfig
+    from lmtrain.data.plan import Plan
+    from lmtrain.train.engines import Engine
+
+
+class Update(NamedTuple):
+    """What one optimizer update gave, over all processes."""
+
+    loss: float
+    """Mean over the targets of the global batch."""
+    lr: float
+    grad_norm: float
+    """Not a number for a batch that was left out."""
+    forward_backward: float
+    update: float
+    """Seconds of the host; see `StepReport`."""
+    sp_bytes: int
+    """What ranks that share rows sent each other."""
+    stopped: bool
+    """Whether a process was asked to stop."""
+
+
+class Reporter:
+    """Makes the reports of a run's steps."""
+
+    def __init__(self, config: RunConfig, plan: Plan, engine: Engine) -> None:
+        self._tokens, self._plan, self._engine = config.train.tokens_per_step, plan, engine
+        self._cost = ModelCost.of(config.model)
+        self._peak = peak_flops(engine.device, config.engine.precision)
+
+    def __call__(
+        self, step: int, update: Update, *, seconds: float, data_wait: float
+    ) -> StepReport:
+        """The report of a step that took so many seconds, some of them waiting for data."""
+        length, speed = self._plan.length(step - 1), self._tokens / seconds
+        return StepReport(
+            step=step,
+            loss=update.loss,
+            lr=update.lr,
+            grad_norm=update.grad_norm,
+            tokens=self._plan.tokens(step),
+            length=length,
+            tokens_per_second=speed,
+            mfu=self._mfu(length, speed),
+            data_wait=data_wait,
+            forward_backward=update.forward_backward,
+            update=update.update,
+            sp_bytes=update.sp_bytes,
+            memory=peak_memory(self._engine.device),
+            sources=self._plan.given(step),
+        )
+
+    def _mfu(self, length: int, speed: float) -> float | None:
+        """The share of the devices' peak that the model's FLOPs take; None for an unknown peak."""
+        if self._peak is None:
+            return None
+        flops = self._cost.training_flops_per_token([length])
+        return flops * speed / (self._peak * self._engine.world)
