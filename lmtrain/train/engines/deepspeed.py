@@ -34,6 +34,10 @@ PARAMETERS = 3
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW remembers of every element."""
 
+BUCKET = 5 * 10**7
+"""Elements that cross processes together, and lie in a buffer until then; DeepSpeed's own number
+would hold 2 GB for any model."""
+
 PORTION = 2**28
 """Elements that are read from a checkpoint at a time: ZeRO cuts them only when they are whole."""
 
@@ -63,10 +67,16 @@ class DeepSpeedEngine(GroupEngine):
 
     def attach(self, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
         """Give both to DeepSpeed; the parameters of ``optimizer`` become ZeRO's."""
+        elements = sum(shape(parameter).numel() for parameter in model.parameters())
+        self._settings["zero_optimization"] |= {
+            "reduce_bucket_size": min(BUCKET, elements),
+            "allgather_bucket_size": min(BUCKET, elements),
+        }
         engine, *_ = self._package.initialize(
             model=model, optimizer=optimizer, config=self._settings
         )
         self._engine, self._zero = engine, engine.optimizer
+        self._start(optimizer)
 
     def forward(
         self,
@@ -113,7 +123,6 @@ class DeepSpeedEngine(GroupEngine):
         for name, values in _whole(folder / "model", shapes):
             self.write(parameters[name], values.to(self.device))
         self._zero.refresh_fp32_params()
-        self._start(optimizer)
         states = {f"{key}.{name}": of for key in MOMENTS for name, of in shapes.items()}
         steps = {f"step.{name}": () for name in shapes}
         for name, values in _whole(folder / "optimizer", states | steps):
@@ -146,14 +155,18 @@ class DeepSpeedEngine(GroupEngine):
             self._package.zero.Init(module=part, config_dict_or_path=self._settings)
 
     def _start(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make the optimizer's state as its first step would."""
+        """Make the optimizer's state as its first step would.
+
+        DeepSpeed 0.19 looks for it after the first step of the first parameter group, and never
+        finds that of the others.
+        """
         for master in self._masters:
             optimizer.state[master] = {
                 "step": torch.zeros((), device=master.device),
                 **{key: torch.zeros_like(master) for key in MOMENTS},
             }
         if self.config.zero != PARAMETERS:
-            self._zero._lazy_init_hp_params_optimizer_state()  # lets its accessors find them
+            self._zero._lazy_init_hp_params_optimizer_state()  # now it finds all of it
 
     @property
     def _masters(self) -> list[Tensor]:
