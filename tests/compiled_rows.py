@@ -1,0 +1,62 @@
+"""What the ranks of ``test_compiled`` do: compiled blocks, shared rows, sharded parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import shared_rows
+import torch
+import torch.distributed as dist
+from shared_rows import SPAN, Case
+from state_passing import rows
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import OffloadPolicy
+from torch.distributed.tensor import DTensor
+
+from lmtrain.compilation import compile_blocks
+from lmtrain.layout import SequenceLayout
+from lmtrain.parallel.collectives import Traffic
+from lmtrain.parallelize import rematerialize
+from lmtrain.train.engines.fsdp import shard
+
+if TYPE_CHECKING:
+    from lmtrain.settings.engine import Remat
+
+
+class Found(NamedTuple):
+    """What a rank found out about a row."""
+
+    error: float
+    """The largest relative one, of logits and gradients."""
+    graphs: int
+    """Compiled until then."""
+    sent: int
+    """Bytes to those that share the row."""
+
+
+def compare(remat: Remat) -> dict[str, Found]:
+    """Every row in turn against one process that compiles nothing."""
+    mesh = shared_rows.open_mesh(traffic := Traffic())
+    case, found = Case("GA", (("G", "zeco"), ("A", "ring"))), dict[str, Found]()
+    model = shared_rows.parallel(case, mesh)
+    rematerialize(model, remat)
+    compiler = compile_blocks(model, "aot_eager")
+    shard(model, init_device_mesh("cpu", (dist.get_world_size(),)), OffloadPolicy())
+    for name, lengths in rows(SPAN, mesh.size).items():
+        whole = SequenceLayout.of_lengths(lengths)
+        layout = whole.shard(mesh.rank, mesh.size)
+        span, traffic.sent = slice(layout.start, layout.stop), 0
+        tokens, targets = shared_rows.text(whole.bounds[-1])
+        expected = shared_rows.run(shared_rows.build(case), tokens, targets, whole)
+        expected = [x[span] for x in expected[:2]] + expected[2:]
+        actual = shared_rows.run(model, tokens[span], targets[span], layout)
+        sent = traffic.sent
+        actual = [x.full_tensor() if isinstance(x, DTensor) else x for x in actual]
+        error = max(
+            float((a - b).abs().max() / b.abs().max().clamp(min=1e-3))
+            for a, b in zip(actual, expected, strict=True)
+        )
+        found[name] = Found(error, compiler.graphs, sent)
+        model.zero_grad()
+    torch._dynamo.reset()
+    return found
