@@ -10,7 +10,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from itertools import accumulate, product
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -172,7 +172,8 @@ def _on_host(case: Case, engine: LocalEngine) -> tuple[_Run, int]:
         with record_function(STEP):
             run.step()
     assert heard.profiler is not None
-    events = heard.profiler.kineto_results.events()
+    assert heard.profiler.kineto_results is not None
+    events: list[Any] = heard.profiler.kineto_results.events()
     [started] = [event.start_ns() for event in events if event.name() == STEP]
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     held = accumulate((size for _, size in changes))

@@ -71,7 +71,9 @@ def versions() -> Findings:
 
     found.fact("CUDA of torch", torch.version.cuda or "none: built for CPUs")
     if torch.cuda.is_available():
-        found.fact("NCCL", ".".join(map(str, torch.cuda.nccl.version())))
+        from torch.cuda import nccl
+
+        found.fact("NCCL", ".".join(map(str, nccl.version())))
     return found
 
 

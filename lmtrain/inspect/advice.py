@@ -49,7 +49,7 @@ def advise(case: Case) -> Advice | None:
     for changes in sorted(_changes(case), key=len):
         if found and len(changes) > len(found[0].changes):
             break
-        other = case.but(**{key.replace(".", "__"): value for key, value in changes.items()})
+        other = case.but(changes)
         try:
             if other.possible and fits(other):
                 found.append(Advice(changes, busiest(other), step_time(other).total))
@@ -63,7 +63,7 @@ def longest(case: Case) -> int | None:
     found, length = None, case.config.parallel.sequence * 64
     while length <= LONGEST:
         tokens = length * case.rows * case.config.train.accumulate
-        other = case.but(length=length, train__tokens_per_step=tokens)
+        other = case.but({"train.tokens_per_step": tokens}, length=length)
         try:
             if not fits(other):
                 break

@@ -16,6 +16,8 @@ from lmtrain.settings.engine import Precision
 from lmtrain.shapes import layers, shapes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lmtrain.models.pattern import BlockSpec
 
 
@@ -29,18 +31,20 @@ class Case:
     length: int
     """Tokens of a document."""
 
-    def but(self, *, world: int | None = None, length: int | None = None, **keys: object) -> Case:
-        """The same with other values of ``section__key``."""
+    def but(
+        self,
+        changes: Mapping[str, object] | None = None,
+        *,
+        world: int | None = None,
+        length: int | None = None,
+    ) -> Case:
+        """The same with other values of keys like ``train.accumulate``."""
         config = self.config
-        for name, value in keys.items():
-            section, key = name.split("__")
+        for name, value in (changes or {}).items():
+            section, key = name.split(".")
             config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
-        return replace(
-            self,
-            config=config,
-            world=world or self.world,
-            length=length or self.length,
-        )
+        world, length = world or self.world, length or self.length
+        return replace(self, config=config, world=world, length=length)
 
     @property
     def rows(self) -> int:

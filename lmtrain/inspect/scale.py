@@ -43,7 +43,7 @@ def weak(case: Case, worlds: list[int]) -> list[Point]:
     cases = []
     for world in worlds:
         rows = world // case.config.parallel.sequence * case.config.train.accumulate
-        cases.append(case.but(world=world, train__tokens_per_step=max(1, rows) * row))
+        cases.append(case.but({"train.tokens_per_step": max(1, rows) * row}, world=world))
     return _points(cases)
 
 

@@ -68,7 +68,7 @@ def test_parameters_and_moments_are_exact_and_offloading_empties_the_card() -> N
     total = found.cost.total.parameters
     assert busiest(found).parameters == 4 * total // 4
     assert busiest(found).optimizer == 8 * total // 4
-    away = busiest(found.but(engine__offload=Offload.parameters))
+    away = busiest(found.but({"engine.offload": Offload.parameters}))
     assert (away.parameters, away.gradients, away.optimizer) == (0, 0, 0)
 
 
@@ -102,7 +102,7 @@ def test_links_without_limit_leave_only_computation() -> None:
 
 def test_twice_the_parts_take_twice_the_time_but_one_update() -> None:
     once = case("train.tokens_per_step=4096", hardware=SLOW)
-    twice = once.but(train__accumulate=2, train__tokens_per_step=8192)
+    twice = once.but({"train.accumulate": 2, "train.tokens_per_step": 8192})
     one, two = step_time(once), step_time(twice)
     assert sum(two.layers.values()) == pytest.approx(2 * sum(one.layers.values()))
     assert two.update == one.update
@@ -113,8 +113,8 @@ def test_the_longest_document_fits_and_twice_that_does_not() -> None:
     found = case(hardware=small)
     length = longest(found)
     assert length is not None
-    assert fits(found.but(length=length, train__tokens_per_step=length))
-    assert not fits(found.but(length=2 * length, train__tokens_per_step=2 * length))
+    assert fits(found.but({"train.tokens_per_step": length}, length=length))
+    assert not fits(found.but({"train.tokens_per_step": 2 * length}, length=2 * length))
 
 
 def test_advice_fits_and_no_smaller_change_does() -> None:
@@ -127,7 +127,7 @@ def test_advice_fits_and_no_smaller_change_does() -> None:
     assert len(advice.changes) == 1
     [(key, value)] = advice.changes.items()
     assert advice.overrides == f"{key}={value}"
-    assert fits(tight.but(**{key.replace(".", "__"): value}))
+    assert fits(tight.but({key: value}))
     assert advise(replace(asked, hardware=replace(SLOW, memory=2**20))) is None
 
 
