@@ -78,6 +78,9 @@ class EngineConfig:
     """Copies of the model that fsdp keeps (HSDP): processes / replicas neighbours share each."""
     prefetch: int = 1
     """Blocks that fsdp gathers ahead of the one that runs; 0 leaves it to FSDP2."""
+    gather: Precision = Precision.fp32
+    """Dtype in which fsdp gathers the projections of blocks. bf16 sends half as much and gives the
+    same bits with precision=bf16, in which projections compute; not with compile."""
     zero: int | None = None
     """ZeRO's stage, for deepspeed alone. 1 shares optimizer state, 2 also gradients, 3 also
     parameters."""
@@ -116,6 +119,7 @@ class EngineConfig:
             for key, value, default, reader in (
                 ("replicas", self.replicas, 1, EngineKind.fsdp),
                 ("prefetch", self.prefetch, 1, EngineKind.fsdp),
+                ("gather", self.gather, Precision.fp32, EngineKind.fsdp),
                 ("zero", self.zero, None, EngineKind.deepspeed),
             )
             if value != default and kind is not reader
@@ -126,6 +130,16 @@ class EngineConfig:
             found.append(
                 f"engine.replicas={self.replicas} must divide the {world} processes: each copy of "
                 "the model is shared by equally many"
+            )
+        if self.gather is Precision.bf16 and self.precision is not Precision.bf16:
+            found.append(
+                f"engine.gather=bf16 would round what engine.precision={self.precision} computes "
+                "with: say engine.precision=bf16, or engine.gather=fp32"
+            )
+        if self.gather is Precision.bf16 and self.compile:
+            found.append(
+                "engine.gather=bf16 does not go with engine.compile=true, as it hooks into what is "
+                "compiled: say engine.gather=fp32, or engine.compile=false"
             )
         if self.prefetch < 0:
             found.append(f"engine.prefetch={self.prefetch} must not be negative")

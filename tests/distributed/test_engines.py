@@ -84,6 +84,24 @@ def test_a_run_goes_on_under_another_engine(overrides: list[str], tmp_path: Path
     check_like([seen], alone)
 
 
+def test_projections_gathered_in_bf16_give_the_same_bits(overrides: list[str]) -> None:
+    bf16 = [*overrides, "engine.precision=bf16", "model.tie_embeddings=false"]
+    narrow = [*bf16, "engine.gather=bf16"]
+    more = ["engine.remat=full", "engine.prefetch=2"]
+    wide, *seen = run(2, follow, [Leg(bf16), Leg(narrow), Leg([*narrow, *more])])[0]
+    assert all(each == wide for each in seen)
+
+
+def test_sharded_muon_is_that_of_one_process(overrides: list[str], tmp_path: Path) -> None:
+    muon, saved = [*overrides, "optim.kind=muon"], tmp_path / "saved"
+    [alone] = follow([Leg(muon)])
+    engines = [[], ["engine.replicas=2"], ["engine.kind=ddp"], ["parallel.sequence=2"]]
+    way = [Leg(muon, 0, 3, save=saved), Leg(muon, 3, 5, load=saved)]
+    *seen, first, rest = run(2, follow, [*legs(muon, engines), *way])[0]
+    check_like(seen, alone)
+    assert first.losses + rest.losses == seen[0].losses
+
+
 @needs_deepspeed
 @pytest.mark.long
 def test_four_processes_over_twenty_steps(overrides: list[str], tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from lmtrain.settings import engine as settings
         (["engine.replicas=0"], 4, r"engine\.replicas=0 must divide"),
         (["engine=ddp", "engine.replicas=2"], 2, r"engine\.replicas=2 is of engine\.kind=fsdp"),
         (["engine=ddp", "engine.prefetch=3"], 2, r"engine\.prefetch=3 is of engine\.kind=fsdp"),
+        (["engine.gather=bf16"], 2, r"engine\.gather=bf16 would round.*engine\.precision=bf16"),
+        (["engine=ddp", "engine.gather=bf16", "engine.precision=bf16"], 2, r"of engine\.kind=fsdp"),
         (["engine.prefetch=-1"], 2, r"engine\.prefetch=-1 must not be negative"),
         (["engine=ddp", "engine.offload=parameters"], 2, r"not what ddp can do.*fsdp or deepspeed"),
         (["engine.offload=optimizer"], 2, r"not what fsdp can do: say parameters"),

@@ -6,22 +6,33 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 
+from lmtrain.models.layers import Linear
 from lmtrain.parallelize import reshard
-from lmtrain.settings.engine import Offload
+from lmtrain.settings.engine import Offload, Precision
 from lmtrain.train.engines.group import GroupEngine
 from lmtrain.train.invariants import materialize
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
 
     from lmtrain.models.decoder import Decoder
     from lmtrain.parallel.config import ParallelConfig
     from lmtrain.settings.engine import EngineConfig
     from lmtrain.train.tensors import Snapshot
+
+IN_BF16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+"""Gathered in bf16; gradients are summed in fp32."""
 
 
 class FsdpEngine(GroupEngine):
@@ -45,8 +56,13 @@ class FsdpEngine(GroupEngine):
     def _hold(self, model: Decoder) -> None:
         offloads = self.config.offload is Offload.parameters
         policy = CPUOffloadPolicy(pin_memory=self.device.type == "cuda")
-        shard(model, self._mesh(), policy if offloads else OffloadPolicy())
-        prefetch(model, self.config.prefetch)
+        held = shard(
+            model,
+            self._mesh(),
+            offload=policy if offloads else OffloadPolicy(),
+            gather=self.config.gather,
+        )
+        prefetch(held, self.config.prefetch)
         materialize(model, torch.device("cpu") if offloads else self.device)
 
     def _mesh(self) -> DeviceMesh:
@@ -58,29 +74,47 @@ class FsdpEngine(GroupEngine):
         return init_device_mesh(kind, shape, mesh_dim_names=("replica", "shard"))
 
 
-def shard(model: Decoder, mesh: DeviceMesh, offload: OffloadPolicy) -> None:
+def shard(
+    model: Decoder, mesh: DeviceMesh, *, offload: OffloadPolicy, gather: Precision
+) -> list[list[FSDPModule]]:
     """Cut every parameter over the processes of ``mesh``, block by block.
 
     Gradients are summed, never averaged: the loss is already divided by the targets of the whole
-    global batch.
+    global batch. Gathered in bf16, projections are a group of their own in each block: they compute
+    in bf16 anyway, and get the same bits whether the cast is before the gathering or after it.
+    Their gradients are summed in fp32 then too.
+
+    Returns:
+        For each block what is gathered together, in the order of use.
     """
+    held: list[list[FSDPModule]] = []
     for block in model.blocks:
+        parts: list[nn.Module] = [block]
+        if gather is Precision.bf16:
+            linear: list[nn.Module] = [
+                module for module in block.modules() if isinstance(module, Linear)
+            ]
+            fully_shard(linear, mesh=mesh, offload_policy=offload, mp_policy=IN_BF16)
+            parts.append(linear[0])
         fully_shard(block, mesh=mesh, offload_policy=offload)
+        held.append([part for part in parts if isinstance(part, FSDPModule)])
     fully_shard(model, mesh=mesh, offload_policy=offload)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    return held
 
 
-def prefetch(model: Decoder, ahead: int) -> None:
+def prefetch(held: list[list[FSDPModule]], ahead: int) -> None:
     """Gather the next ``ahead`` blocks while one runs, forward and backward.
 
     With 0, FSDP2 decides: backward it gathers one ahead; forward, a GPU does, as far as the host
     is ahead of it.
     """
-    blocks: list[FSDPModule] = [block for block in model.blocks if isinstance(block, FSDPModule)]
-    backwards = blocks[::-1]
-    for at in range(len(blocks) if ahead else 0):
-        blocks[at].set_modules_to_forward_prefetch(blocks[at + 1 : at + 1 + ahead])
-        backwards[at].set_modules_to_backward_prefetch(backwards[at + 1 : at + 1 + ahead])
+    forward = held, FSDPModule.set_modules_to_forward_prefetch
+    backward = held[::-1], FSDPModule.set_modules_to_backward_prefetch
+    for order, gather_with in (forward, backward):
+        for at, [block, *own] in enumerate(order if ahead else []):
+            following = [each for parts in order[at + 1 : at + 1 + ahead] for each in parts]
+            gather_with(block, [*own, *following])
