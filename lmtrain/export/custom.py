@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,18 +25,15 @@ RENAMED = (("embedding.", "embed_tokens."), ("blocks.", "layers."))
 
 def describe(config: ModelConfig) -> Json:
     """The model section itself, every width said."""
-    d = config.d_model
-    attention = replace(config.attention, head_dim=config.attention.width(d))
-    window = replace(config.sliding_window, head_dim=config.sliding_window.width(d))
-    mlp = replace(config.mlp, hidden=config.mlp.width(d))
-    whole = replace(config, attention=attention, sliding_window=window, mlp=mlp)
+    whole = config.explicit()
     blocks = [{"mixers": "".join(spec.mixers), "mlp": spec.mlp} for spec in specs(config)]
-    stack = {**asdict(whole), "mlp": {**asdict(mlp), "kind": str(mlp.kind)}}
+    stack = asdict(whole)
+    stack["mlp"]["kind"] = str(whole.mlp.kind)
     return {
         "stack": stack,
         "blocks": blocks,
         "vocab_size": config.vocab_size,
-        "hidden_size": d,
+        "hidden_size": config.d_model,
         "tie_word_embeddings": config.tie_embeddings,
         "auto_map": {
             "AutoConfig": "configuration_lmtrain.LmtrainConfig",

@@ -19,11 +19,11 @@ from lmtrain.data.tokenize import end_of_text, load_tokenizer, vocab_size
 from lmtrain.export.custom import CUSTOM
 from lmtrain.export.folder import partial
 from lmtrain.export.native import NATIVE
-from lmtrain.export.stored import Stored, write_shard
 from lmtrain.export.trained import blank
 from lmtrain.export.weights import entries, incoming
 from lmtrain.train.checkpoint import State
 from lmtrain.train.manifest import NAME, Manifest
+from lmtrain.train.stored import Stored, write_shard
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -40,6 +40,9 @@ FREE = {
     *("stack", "blocks", "auto_map"),
 }
 """Keys of a ``config.json`` that may differ from what an export would write."""
+
+PRESET = "configs/model/imported.yaml"
+"""The model section, as an option of Hydra: ``--config-dir OUT/configs model=imported``."""
 
 TARGETS = {target.model_type: target for target in (*NATIVE, CUSTOM)}
 
@@ -71,10 +74,12 @@ def import_folder(config: ImportConfig) -> Path:
     with partial(out, key="out") as folder:
         texts = {
             "config.yaml": configuration.to_yaml(run),
+            PRESET: f"# @package model\n{configuration.to_yaml(model)}",
             "tokenizer.json": (source / "tokenizer.json").read_text(encoding="utf-8"),
             "special_tokens.json": json.dumps(around) + "\n",
             "state.json": json.dumps(asdict(State(step=0, plan="", identity={}))) + "\n",
         }
+        (folder / PRESET).parent.mkdir(parents=True)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "model").mkdir()
@@ -85,6 +90,7 @@ def import_folder(config: ImportConfig) -> Path:
         Manifest.of(folder, files).write(folder / NAME)
     print(f"{out}: {target.architecture}, pattern {model.pattern} over {model.n_layers} blocks")
     print(f"  lmtrain generate checkpoint={out}")
+    print(f"  lmtrain train --config-dir {out}/configs model=imported run.weights={out}")
     return out
 
 

@@ -12,9 +12,9 @@ import torch
 
 from lmtrain import config as configuration
 from lmtrain.data.tokenize import end_of_text, load_tokenizer, vocab_size
-from lmtrain.export.stored import Stored
 from lmtrain.models.decoder import Decoder
 from lmtrain.train.checkpoint import find
+from lmtrain.train.stored import Stored
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lmtrain.export.stored import stored
+from lmtrain.export.weights import stored
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.decoder import Decoder
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lmtrain.export.links import Link
-    from lmtrain.export.stored import Read
     from lmtrain.models.config import ModelConfig
+    from lmtrain.train.stored import Read
 
 OUTSIDE = Path(__file__).parent / "outside"
 TOKENS = 160

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lmtrain.export.stored import INDEX, stored, write_shard
 from lmtrain.export.trained import blank
+from lmtrain.train.stored import INDEX, write_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.export.links import Link
-    from lmtrain.export.stored import Read
     from lmtrain.export.targets import Target
     from lmtrain.models.config import ModelConfig
+    from lmtrain.train.stored import Read
 
 Entries = dict[str, torch.Tensor]
 """Names of theirs in order, with meta tensors of the shapes and dtypes to come."""
@@ -36,6 +36,11 @@ def entries(target: Target, model: ModelConfig, dtype: torch.dtype) -> Entries:
             assert not found.keys() & set(each.theirs)
             found |= {n: stored(x, dtype) for n, x in zip(each.theirs, theirs, strict=True)}
     return found
+
+
+def stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Matrices in ``dtype``; vectors (norms, decays, biases) stay fp32, which costs nothing."""
+    return tensor.to(dtype) if tensor.dim() > 1 else tensor.float()
 
 
 def plan(whole: Entries, limit: int) -> dict[str, Entries]:

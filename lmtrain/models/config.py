@@ -7,7 +7,7 @@ fails) and choices are ``StrEnum`` (``Literal`` is not supported). Treat instanc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -201,6 +201,16 @@ class ModelConfig:
     gated_deltanet: GatedDeltaNetConfig = field(default_factory=GatedDeltaNetConfig)
     mlp: MlpConfig = field(default_factory=MlpConfig)
     norm: NormConfig = field(default_factory=NormConfig)
+
+    def explicit(self) -> ModelConfig:
+        """The same stack, with the widths that null stands for."""
+        d = self.d_model
+        return replace(
+            self,
+            attention=replace(self.attention, head_dim=self.attention.width(d)),
+            sliding_window=replace(self.sliding_window, head_dim=self.sliding_window.width(d)),
+            mlp=replace(self.mlp, hidden=self.mlp.width(d)),
+        )
 
     def check(self) -> list[str]:
         """Every problem, each naming key, value and remedy; empty when there is none."""

@@ -17,6 +17,9 @@ class RunSection:
     """Run folder; a run continues when it holds a checkpoint."""
     seed: int = 0
     """Decides the initial weights and the order of the data."""
+    weights: str | None = None
+    """A run folder or a checkpoint whose weights a new run begins with, such as `lmtrain import`
+    writes; null draws them."""
 
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""

@@ -13,6 +13,7 @@ from lmtrain.data.validations import Validations
 from lmtrain.train.checkpoint import State
 from lmtrain.train.folder import RunFolder
 from lmtrain.train.invariants import check_checkpoint
+from lmtrain.train.start import check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,6 +76,8 @@ def open_run(config: RunConfig, damaged: Mapping[Path, str] | None = None) -> Op
     validations = Validations.of(store, others, config.curriculum, tokens=config.validation.tokens)
     folder = RunFolder(Path(config.run.dir))
     plan, start, found = folder.resume(config, build, damaged or {})
+    if config.run.weights is not None and start is None:
+        check_weights(config.run.weights, config.model, store.folder / "tokenizer.json")
     return Opened(
         config=config,
         store=store,

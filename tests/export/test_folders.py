@@ -19,8 +19,8 @@ from lmtrain.evaluate.generate import Writer
 from lmtrain.export import verify as verification
 from lmtrain.export.export import export
 from lmtrain.export.importing import import_folder
-from lmtrain.export.stored import INDEX, Stored
 from lmtrain.settings.export import ExportConfig, Home, ImportConfig, StoredDtype
+from lmtrain.train.stored import INDEX, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from cases import checkpoint
+from cases import checkpoint, seal
 
 from lmtrain.config import compose
-from lmtrain.export.stored import write_shard
 from lmtrain.export.trained import blank
+from lmtrain.train.stored import write_shard
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXPORT = """
 import json, resource, sys, time
 from lmtrain.export.export import export
 from lmtrain.settings.export import ExportConfig
+from lmtrain.train.stored import write_shard
 
 start = time.perf_counter()
 export(ExportConfig(checkpoint=sys.argv[1], out=sys.argv[2], verify=False))
@@ -36,8 +40,6 @@ def test_a_billion_parameters_need_less_memory_than_they_take(tmp_path: Path) ->
     wanted, random = blank(run.model), torch.Generator().manual_seed(0)
     contents = (torch.rand(x.shape, generator=random) for x in wanted.values())
     write_shard(source / "model" / "model-00001-of-00001.safetensors", wanted, contents)
-    from cases import seal
-
     seal(source)
     command = [sys.executable, "-c", EXPORT, source, tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1200)

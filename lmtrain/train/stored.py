@@ -134,11 +134,6 @@ class Stored(Mapping[str, torch.Tensor]):
         return len(self._pieces)
 
 
-def stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Matrices in ``dtype``; vectors (norms, decays, biases) stay fp32, which costs nothing."""
-    return tensor.to(dtype) if tensor.dim() > 1 else tensor.float()
-
-
 def write_shard(path: Path, entries: Mapping[str, Tensor], tensors: Iterable[Tensor]) -> None:
     """A safetensors file, one tensor in memory at a time (huggingface.co/docs/safetensors).
 

@@ -1,0 +1,71 @@
+"""The first values of a new run's parameters, where they are those of another checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lmtrain.config import RunConfig, flat, read
+from lmtrain.train.checkpoint import find
+from lmtrain.train.stored import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from lmtrain.models.config import ModelConfig
+    from lmtrain.models.decoder import Decoder
+
+FREE = ("name", "init_std")
+"""Keys of a model that decide nothing once its weights are there."""
+
+
+def check_weights(weights: str, model: ModelConfig, tokenizer: Path) -> None:
+    """See that a run can begin with the weights of a checkpoint.
+
+    Args:
+        weights: ``run.weights``.
+        model: of the run.
+        tokenizer: the ``tokenizer.json`` of its data.
+
+    Raises:
+        ValueError: there is no checkpoint, or it is of another model or another tokenizer.
+    """
+    folder = find(Path(weights))
+    there = flat(read(folder / "config.yaml", RunConfig).model.explicit())
+    here = flat(model.explicit())
+    for key, value in there.items():
+        if key not in FREE and here[key] != value:
+            raise ValueError(
+                f"run.weights={weights} has model.{key}={value}, this run {here[key]}: say the same"
+            )
+    if _known(tokenizer) != _known(folder / "tokenizer.json"):
+        raise ValueError(
+            f"run.weights={weights} has another tokenizer than the data: prepare the data with "
+            f"tokenizer={folder / 'tokenizer.json'}"
+        )
+
+
+@torch.no_grad()
+def copy_weights(
+    model: Decoder, weights: str, *, write: Callable[[Tensor, Tensor], object]
+) -> None:
+    """Fill every parameter of ``model`` in place, one at a time in host memory.
+
+    Args:
+        model: materialised, and possibly sharded.
+        weights: ``run.weights``, which `check_weights` found to fit.
+        write: puts the full values into a parameter, which may hold a part of them.
+    """
+    tensors = Stored.checkpoint(find(Path(weights)) / "model")
+    for name, parameter in model.named_parameters():
+        write(parameter, tensors[name].to(parameter.dtype))
+
+
+def _known(tokenizer: Path) -> dict[str, int]:
+    """What decides the ids of a text: the model of a tokenizer."""
+    return json.loads(tokenizer.read_text(encoding="utf-8"))["model"]
