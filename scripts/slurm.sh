@@ -17,6 +17,9 @@ grace=100 # seconds for a step and a checkpoint, of the 120 that Slurm gives
 asked=
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
+# Processes that are started again must not find the addresses of those that died.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 # srun passes signals on to the torchruns, and those to their processes.
 srun torchrun \
     --nnodes="$SLURM_NNODES" \

@@ -102,6 +102,7 @@ done
 
 export GLOO_SOCKET_IFNAME=lan NCCL_SOCKET_IFNAME=lan TP_SOCKET_IFNAME=lan
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # else a host that comes back finds old addresses
 set -m # each job is a group of processes that cleanup can end
 # The first host is told that they meet at its address, which it would not recognise; ranks follow
 # the order of the addresses.
@@ -118,7 +119,7 @@ begin() {
 for ((host = 0; host < hosts; host++)); do begin "$host" "$@"; done
 if [ -n "$lose" ]; then
     last=$((hosts - 1))
-    while kill -0 "${jobs[last]}" 2>/dev/null && ! bash -c "$lose"; do sleep 0.2; done
+    while kill -0 "${jobs[last]}" 2>/dev/null && ! bash -c "$lose" 2>/dev/null; do sleep 0.2; done
     ip -n "${name}h$last" link set lan down
     ip netns pids "${name}h$last" | xargs --no-run-if-empty kill -KILL
     wait "${jobs[last]}" || true

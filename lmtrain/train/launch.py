@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""Tells torch's launcher to let processes meet in a store of their own. The one it shares with them
+otherwise keeps their addresses from one start to the next (pytorch issue 135712)."""
+
+
 def launch(config: RunConfig) -> int:
     """Train as the configuration says; the exit code, which says so when a signal stopped it.
 
@@ -32,7 +37,7 @@ def launch(config: RunConfig) -> int:
     """
     joined = "WORLD_SIZE" in os.environ
     world = int(os.environ["WORLD_SIZE"]) if joined else config.launch.nproc
-    require(config.check(world))
+    require([*config.check(world), *_restartable(os.environ)])
     opened = open_run(config)
     if opened.finished:
         print(
@@ -48,11 +53,24 @@ def launch(config: RunConfig) -> int:
     return 0 if outcome.signal is None else config.launch.exit_code(outcome.signal)
 
 
+def _restartable(environment: Mapping[str, str]) -> list[str]:
+    """Why a launcher cannot start these processes again, a sentence with the remedy."""
+    again = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if not again or environment.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        return []
+    return [
+        f"torchrun --max-restarts={environment['TORCHELASTIC_MAX_RESTARTS']} would let processes "
+        "that are started again find the addresses of those that died: run it with "
+        f"--rdzv-backend=c10d, and with {OWN_STORE}=1 in its environment"
+    ]
+
+
 def _spawn(config: RunConfig) -> Outcome:
     """Start the workers on this machine, again if they die, and wait for them."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    os.environ.setdefault(OWN_STORE, "1")
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -10,6 +10,7 @@ import pytest
 from lmtrain.config import compose
 from lmtrain.settings.faults import FaultPolicy, FaultsSection
 from lmtrain.train.faults import Faults
+from lmtrain.train.launch import launch
 
 SKIP = FaultsSection(policy=FaultPolicy.skip, spike=2.0, window=3)
 
@@ -80,3 +81,14 @@ def test_bad_settings_are_refused(override: str, words: str) -> None:
 def test_going_back_needs_checkpoints() -> None:
     [problem] = compose(["faults.policy=rollback", "checkpoint.every=null"]).check(1)
     assert "has no checkpoint to go back to with checkpoint.every=null" in problem
+
+
+def test_a_launcher_that_would_mix_up_addresses_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    words = "max-restarts=3 .* TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+    with pytest.raises(ValueError, match=words):
+        launch(compose([]))
