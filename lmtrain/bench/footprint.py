@@ -192,7 +192,7 @@ def _table(found: list[Measured]) -> Table:
     table = Table(title="A training step, predicted against measured")
     for heading in ("model", "remat"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("tokens", "state MiB", "error", "step adds MiB", "error", "ms", "error"):
+    for heading in ("tokens", "state\nMiB", "error", "a step\nadds", "error", "ms", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in found:
         state, added, time = one.errors

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from lmtrain import budget
 from lmtrain.config import RunConfig
 from lmtrain.inspect.hardware import Hardware
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.activations import FP32
 from lmtrain.parallel.cost import Choice, choose
-from lmtrain.settings.engine import Precision
+from lmtrain.settings.engine import EngineKind, Precision, Remat
 from lmtrain.shapes import layers, shapes
 
 if TYPE_CHECKING:
@@ -84,6 +85,13 @@ class Case:
         """Bytes of an activation."""
         return 2 if self.config.engine.precision is Precision.bf16 else FP32
 
+    @property
+    def gathered(self) -> int:
+        """Bytes of a parameter of a block, as engines that share parameters send it."""
+        engine = self.config.engine
+        narrow = engine.kind is EngineKind.fsdp and engine.gather is Precision.bf16
+        return 2 if narrow else FP32
+
     @cached_property
     def cost(self) -> ModelCost:
         """Of the model."""
@@ -93,6 +101,19 @@ class Case:
     def specs(self) -> list[BlockSpec]:
         """Its blocks."""
         return [spec for spec, _ in self.cost.blocks]
+
+    @cached_property
+    def remats(self) -> list[Remat]:
+        """What each block keeps.
+
+        Raises:
+            ValueError: ``engine.remat_budget`` is too small.
+        """
+        engine, model = self.config.engine, self.config.model
+        if engine.remat is not Remat.budget:
+            return [engine.remat] * len(self.cost.blocks)
+        share = engine.remat_budget or 1.0
+        return budget.choose(model, share, element=self.element, fused=self.fused)
 
     @property
     def largest(self) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from lmtrain.models.activations import FP32, Held, held, norm
+from lmtrain.models.activations import FP32, held, norm
 from lmtrain.ops.loss import SLICE_ELEMENTS
 from lmtrain.settings.engine import EngineKind, Offload, Precision, Remat
+from lmtrain.settings.optim import OptimKind
 
 if TYPE_CHECKING:
     from lmtrain.inspect.case import Case
@@ -91,9 +92,10 @@ def moments(case: Case) -> list[Memory]:
     whole, table = FP32 * cost.total.parameters, FP32 * cost.embedding.parameters
     on_host = offload is Offload.parameters
     parameters = 0 if on_host else whole // shares.parameters
-    optimizer = 0 if offload is not Offload.none else MOMENTS * cost.total.parameters
+    optimizer = 0 if offload is not Offload.none else _optimizer(case)
     optimizer //= shares.optimizer
-    if config.engine.kind is EngineKind.deepspeed and case.world > 1 and not offload_any(offload):
+    deep = config.engine.kind is EngineKind.deepspeed and case.world > 1
+    if deep and offload is Offload.none:
         parameters += whole // shares.optimizer  # which it updates, beside those it computes with
     all_gradients = 0 if on_host else whole // shares.gradients
     before = all_gradients if config.train.accumulate > 1 else 0
@@ -107,8 +109,16 @@ def moments(case: Case) -> list[Memory]:
     blocks = [
         held(spec, config.model, element=case.element, fused=case.fused) for spec in case.specs
     ]
-    kept = [tokens * keeps(block, case) + _copies(case, i) for i, block in enumerate(blocks)]
     stream = tokens * config.model.d_model * case.element
+    sizes = [
+        tokens * block.kept
+        if remat is Remat.none
+        else tokens * block.products
+        if remat is Remat.selective
+        else stream
+        for block, remat in zip(blocks, case.remats, strict=True)
+    ]
+    kept = [size + _copies(case, i) for i, size in enumerate(sizes)]
     head = tokens * norm(config.model.d_model, fused=case.fused).kept.bytes(case.element) + table
     found = [
         moment("loss", 0, sum(kept) + head, _loss(case)),
@@ -116,7 +126,7 @@ def moments(case: Case) -> list[Memory]:
     ]
     done = 0.0
     for i in reversed(range(len(blocks))):
-        again = tokens * (blocks[i].kept - keeps(blocks[i], case)) + _copies(case, i, now=True)
+        again = tokens * blocks[i].kept - sizes[i] + _copies(case, i, now=True)
         work = again + tokens * blocks[i].work + stream + table
         found.append(moment(f"backward pass of block {i}", done, sum(kept[: i + 1]), work))
         done += FP32 * cost.blocks[i][1].parameters / shares.gradients
@@ -126,29 +136,18 @@ def moments(case: Case) -> list[Memory]:
     return found
 
 
-def offload_any(offload: Offload) -> bool:
-    """Whether anything is on the host."""
-    return offload is not Offload.none
-
-
-def keeps(block: Held, case: Case) -> int:
-    """Bytes of a token that ``engine.remat`` lets a block keep."""
-    stream = case.config.model.d_model * case.element
-    match case.config.engine.remat:
-        case Remat.none:
-            return block.kept
-        case Remat.selective:
-            return block.products
-        case Remat.budget:
-            return max(stream, int((case.config.engine.remat_budget or 1.0) * block.kept))
-        case _:
-            return stream
+def _optimizer(case: Case) -> int:
+    """Two moments of a number; Muon keeps one of those inside blocks."""
+    inside = sum(block.parameters for _, block in case.cost.blocks)
+    muon = case.config.optim.kind is OptimKind.muon
+    return MOMENTS * case.cost.total.parameters - (FP32 * inside if muon else 0)
 
 
 def _copies(case: Case, i: int, *, now: bool = False) -> int:
     """Weights in 16 bits that products keep; ``now``: those of the block computed again."""
     engine = case.config.engine
-    if engine.precision is Precision.fp32 or (engine.remat is Remat.full) is not now:
+    gathered = engine.gather is Precision.bf16 and case.world > 1  # and let go after the block
+    if engine.precision is Precision.fp32 or gathered or (case.remats[i] is Remat.full) is not now:
         return 0
     return case.element * case.cost.blocks[i][1].parameters
 
@@ -179,7 +178,8 @@ def _batch(case: Case) -> int:
 def _buffers(case: Case, shares: Shares) -> int:
     """What engines gather and send."""
     engine, cost = case.config.engine, case.cost
-    largest = FP32 * max(block.parameters for _, block in cost.blocks)
+    biggest = max(block.parameters for _, block in cost.blocks)
+    largest, gathered = FP32 * biggest, case.gathered * biggest
     root = FP32 * cost.total.parameters - FP32 * sum(b.parameters for _, b in cost.blocks)
     if case.world == 1:
         return 0
@@ -189,7 +189,7 @@ def _buffers(case: Case, shares: Shares) -> int:
         case EngineKind.fsdp if shares.parameters == 1:
             return 0
         case EngineKind.fsdp:  # whole blocks, and a whole gradient beside the one that is sent
-            return root + (1 + max(1, engine.prefetch)) * largest + 2 * largest
+            return root + (1 + max(1, engine.prefetch)) * gathered + 2 * largest
         case EngineKind.deepspeed:
             gathered = root + 2 * largest if engine.zero == PARAMETER_STAGE else 0
             return gathered + DEEPSPEED_BUCKET

@@ -24,6 +24,7 @@ from lmtrain.shapes import shape
 
 if TYPE_CHECKING:
     from lmtrain.inspect.case import Case
+    from lmtrain.models.accounting import Cost
     from lmtrain.models.pattern import BlockSpec
 
 PRODUCTS_BACKWARD = 2
@@ -73,8 +74,8 @@ def step_time(case: Case) -> StepTime:
     parts, engine = case.config.train.accumulate, case.config.engine
     by_kind: dict[str, float] = {}
     blocks: list[Pass] = []
-    for spec, _ in case.cost.blocks:
-        kinds = _block(spec, case)
+    for (spec, cost), remat in zip(case.cost.blocks, case.remats, strict=True):
+        kinds = _block(spec, cost, remat, case)
         for kind, seconds in kinds.items():
             by_kind[kind] = by_kind.get(kind, 0.0) + parts * seconds.total
         blocks.append(
@@ -89,18 +90,13 @@ def step_time(case: Case) -> StepTime:
     return StepTime(by_kind, parts * rows, _exposed(case, blocks, shares), update)
 
 
-def _block(spec: BlockSpec, case: Case) -> dict[str, Pass]:
+def _block(spec: BlockSpec, cost: Cost, remat: Remat, case: Case) -> dict[str, Pass]:
     """Matrix products, kernels by letter, and the rest by the memory it moves."""
     rates, model, tokens = case.hardware.rates, case.config.model, case.span
-    remat = case.config.engine.remat
     of = held(spec, model, element=case.element, fused=case.fused)
-    cost = next(cost for known, cost in case.cost.blocks if known == spec)
     products = 2 * cost.parameters * tokens / case.hardware.products
     there, back = (visits * tokens * of.kept / rates.memory for visits in VISITS)
-    twice = (products if remat in (Remat.full, Remat.budget) else 0.0, there)
-    again = sum(twice) if remat is not Remat.none else 0.0
-    if remat is Remat.budget:
-        again *= 1 - (case.config.engine.remat_budget or 1.0)
+    again = {Remat.none: 0.0, Remat.selective: there}.get(remat, there + products)
     found = {
         "matrix products": Pass(products, PRODUCTS_BACKWARD * products),
         "norms, gates, activations": Pass(there, back),
@@ -149,7 +145,7 @@ def _exposed(case: Case, blocks: list[Pass], shares: Shares) -> float:
     root = FP32 * case.cost.total.parameters - sum(sizes)
     if shares.parameters > 1:
         n = shares.parameters
-        gathers = [_ring(case, size, n) for size in sizes]
+        gathers = [_ring(case, size * case.gathered / FP32, n) for size in sizes]
         sums = [
             gather + _across(case, size, n) for gather, size in zip(gathers, sizes, strict=True)
         ]
