@@ -72,6 +72,13 @@ def _generate(config: Any) -> int:
     return 0
 
 
+def _eval(config: Any) -> int:
+    from lmtrain.evaluate.scores import evaluate
+
+    evaluate(config)
+    return 0
+
+
 def _export(config: Any) -> int:
     from lmtrain.export.export import export
 
@@ -141,6 +148,7 @@ VERBS = {
     "prepare": Verb("text files to a token store, and tools on stores", "prepare", _prepare),
     "train": Verb("pretrain; the same command continues a run", "config", _train),
     "generate": Verb("text from a checkpoint", "generate", _generate),
+    "eval": Verb("scores of a checkpoint, by length and position", "eval", _eval),
     "export": Verb("a checkpoint as a folder that transformers loads", "export", _export),
     "import": Verb("a folder of transformers as a checkpoint", "import", _import),
     "inspect": Verb("what a run needs on given machines, before it", "inspect", _inspect),

@@ -171,12 +171,11 @@ def test_unknown_groups_are_refused(group: str) -> None:
 def test_scores_count_answers_rows_and_groups() -> None:
     task = Needles(needles=1, digits=2)
     drawn = examples(task, np.arange(64), seed=0, length=50)
-    right = score(task, drawn, drawn.targets)
+    asked = drawn.asked.sum(1)
+    right = score(task, asked, asked, drawn.group)
     assert (right.answers, right.rows) == (1.0, 1.0)
     assert set(right.by_group.values()) == {1.0}
-    half = drawn.targets.copy()
-    half[:, -1] += 1
-    partly = score(task, drawn, half)
-    assert (partly.answers, partly.rows) == (0.5, 0.0)
-    one = drawn.rows(0, 1)
-    assert len(score(task, one, one.targets).by_group) == 1
+    partly = score(task, asked - (np.arange(64) % 2), asked, drawn.group)
+    assert (partly.answers, partly.rows) == (0.75, 0.5)
+    one = score(task, asked[:1], asked[:1], drawn.group[:1])
+    assert one.by_group == {task.groups[drawn.group[0]]: 1.0}

@@ -32,13 +32,8 @@ class TaskConfig:
         """Every problem, each a sentence with key, value and remedy."""
         if self.name is None:
             return []
-        from lmtrain.data.tasks.table import TASKS  # which needs numpy and torch
-
-        if self.name not in TASKS:
-            return [f"data.task.name={self.name} is no task: use one of {', '.join(TASKS)}"]
-        known = {field.name for field in dataclasses.fields(_fields(self.name))}
-        if unknown := sorted(self.options.keys() - known):
-            return [f"data.task.options.{unknown[0]} is no field of {self.name}: use {known}"]
+        if unknown := self.check_name():
+            return unknown
         least = {"rows": self.rows, "val_rows": self.val_rows}
         problems = [f"data.task.{key}={n} must be at least 1" for key, n in least.items() if n < 1]
         if not self.lengths or any(n < 1 or n & (n - 1) for n in self.lengths):
@@ -55,6 +50,18 @@ class TaskConfig:
                 f"{shortest[0]} or more"
             )
         return problems
+
+    def check_name(self) -> list[str]:
+        """Whether there is such a task, with such options."""
+        from lmtrain.data.tasks.table import TASKS  # which needs numpy and torch
+
+        if self.name not in TASKS:
+            return [f"data.task.name={self.name} is no task: use one of {', '.join(TASKS)}"]
+        known = sorted(field.name for field in dataclasses.fields(_fields(self.name)))
+        return [
+            f"data.task.options.{key} is no field of {self.name}: use {', '.join(known)}"
+            for key in sorted(self.options.keys() - set(known))
+        ]
 
     @property
     def task(self) -> Task:

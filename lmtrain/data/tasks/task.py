@@ -139,17 +139,16 @@ def examples(task: Task, rows: NDArray[np.int64], *, seed: int, length: int) -> 
     return task.draw(RowRandom(rows, repr(task), seed, length), length)
 
 
-def score(task: Task, drawn: Examples, predicted: NDArray[np.int64]) -> Score:
-    """How right the likeliest next tokens ``predicted [rows, length]`` are."""
-    right = (predicted == drawn.targets) & drawn.asked
-    asked = drawn.asked.sum(1)
-    every = right.sum(1) == asked
+def score(
+    task: Task, right: NDArray[np.int64], asked: NDArray[np.int64], group: NDArray[np.int64]
+) -> Score:
+    """From the right answers, the asked tokens and the group of each row, ``[rows]`` each."""
     by_group = {
         name: float(right[here].sum() / asked[here].sum())
         for number, name in enumerate(task.groups)
-        if (here := drawn.group == number).any()
+        if (here := group == number).any()
     }
-    return Score(float(right.sum() / asked.sum()), float(every.mean()), by_group)
+    return Score(float(right.sum() / asked.sum()), float((right == asked).mean()), by_group)
 
 
 def unanswered(rows: int, length: int) -> NDArray[np.int64]:
