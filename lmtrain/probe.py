@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from functools import cache
-from time import perf_counter
+from functools import cache, partial
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,11 +29,15 @@ REPEATS = 3
 
 @cache
 def probe(threads: int | None = None) -> Rates:
-    """Of this machine's CPU, with so many threads; measured once."""
+    """Of this machine's CPU, with so many threads; measured once.
+
+    One thread is timed by the processor, so that what else runs does not count.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        return rates(torch.device("cpu"), OpsConfig(), _seconds)
+        clock = process_time if threads == 1 else perf_counter
+        return rates(torch.device("cpu"), OpsConfig(), partial(_seconds, clock))
     finally:
         torch.set_num_threads(before)
 
@@ -67,11 +71,11 @@ def rates(device: torch.device, ops: OpsConfig, clock: Clock) -> Rates:
     )
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(clock: Callable[[], float], work: Callable[[], object]) -> float:
     """The median of a few, after one that warms up."""
     times: list[float] = []
     for _ in range(REPEATS + 1):
-        started = perf_counter()
+        started = clock()
         work()
-        times.append(perf_counter() - started)
+        times.append(clock() - started)
     return statistics.median(times[1:])

@@ -8,6 +8,7 @@
 # step     a training step beside models of transformers
 # hybrid   a step of a hybrid of 340 M parameters by each backend: tokens/s, MFU
 # train    a run on the embedded text, with FSDP and bf16, stopped by the clock
+# plan     bytes and seconds of a step beside what lmtrain inspect predicts; by name only
 # Results are written as they come, into $OUT or benchmarks/results/gpu-DATE. A part that fails or
 # takes too long stops no other; the exit code is 1 then.
 set -uo pipefail
@@ -16,7 +17,7 @@ export PYTHONPATH="$PWD:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERE
 export FLA_FLASH_QLA=${FLA_FLASH_QLA:-0} # fla means fla, also where flash_qla is installed
 python=$(command -v python || command -v python3)
 
-declare -A limit=([parity]=110 [kernels]=230 [step]=50 [hybrid]=60 [train]=75 [tune]=240)
+declare -A limit=([parity]=110 [kernels]=230 [step]=50 [hybrid]=60 [train]=75 [plan]=90 [tune]=240)
 parts=()
 for word in "$@"; do
     name=${word%%=*}
@@ -87,11 +88,16 @@ sys.exit(len(steps) < 50 or not last < 0.8 * first)
 PYTHON
 }
 
+plan() {
+    "$python" -m lmtrain bench what=memory device=cuda size=340m 'presets=[transformer,mamba2,hybrid_3to1]' \
+        'lengths=[16384]' repeats=3 "out=$out/memory.json"
+}
+
 tune() {
     "$python" -m benchmarks.tune --seconds $((limit[tune] - 15)) --out "$out/tuned.json"
 }
 
-export -f parity kernels step hybrid train tune
+export -f parity kernels step hybrid train plan tune
 export python out work
 failed=0 summary=()
 for part in "${parts[@]}"; do

@@ -1,15 +1,17 @@
 """Bytes and seconds of a training step, beside what `lmtrain inspect` predicts of them.
 
 Bytes are the allocator's own: torch's profiler hears of every allocation on a CPU, and CUDA keeps
-its high-water mark. The process itself (its code, the allocator's reserve) is left out.
+its high-water mark. The process itself (its code, the allocator's reserve) is left out. Seconds of
+one thread are the processor's, so that what else runs does not count.
 """
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import accumulate, product
-from time import perf_counter
+from time import process_time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from lmtrain.batch import Batch
 from lmtrain.bench.config import BenchConfig, BenchDevice
 from lmtrain.bench.record import write_record
+from lmtrain.bench.world import now
 from lmtrain.config import InspectConfig, compose, require
 from lmtrain.inspect import case_of
 from lmtrain.inspect.memory import busiest
@@ -103,6 +106,7 @@ def overrides(
         *(f"curriculum.max_length={length}", f"train.tokens_per_step={length}"),
         *(f"engine.remat={remat}", f"engine.precision={precision}"),
         *(f"engine.device={config.device}", f"hardware={hardware}"),
+        f"launch.threads={config.threads or 'null'}",
         *(f"curriculum.min_length={min(length, 64)}", f"ops.backend={config.ops.backend}"),
     ]
 
@@ -113,7 +117,8 @@ def measure(planned: InspectConfig, preset: str, config: BenchConfig) -> Measure
     engine = LocalEngine(planned.engine)
     meter = _on_card if engine.device.type == "cuda" else _on_host
     run, peak = meter(case, engine)
-    seconds = [_timed(run.step, engine.device) for _ in range(config.repeats)]
+    clock = process_time if config.threads == 1 else partial(now, engine.device)
+    seconds = [_timed(run.step, clock) for _ in range(config.repeats)]
     predicted, time = busiest(case), step_time(case)
     return Measured(
         *(preset, str(planned.engine.remat), case.length),
@@ -180,12 +185,10 @@ def _on_host(case: Case, engine: LocalEngine) -> tuple[_Run, int]:
     return run, max(now for (when, _), now in zip(changes, held, strict=True) if when >= started)
 
 
-def _timed(step: Callable[[], None], device: torch.device) -> float:
-    started = perf_counter()
+def _timed(step: Callable[[], None], clock: Callable[[], float]) -> float:
+    started = clock()
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter() - started
+    return clock() - started
 
 
 def _table(found: list[Measured]) -> Table:

@@ -112,9 +112,9 @@ def _points(cases: list[Case]) -> list[Point]:
 
 def _table(curves: dict[str, list[Point]]) -> Table:
     rows = Table(title="Scaling, predicted")
-    rows.add_column("processes", justify="right", no_wrap=True)
+    rows.add_column("ranks", justify="right", no_wrap=True)
     for name in curves:
-        for heading in ("tokens/s", "efficiency", "memory"):
+        for heading in ("tokens/s", "of ideal", "memory"):
             rows.add_column(f"{name}\n{heading}", justify="right", no_wrap=True)
     cells = {
         name: {
