@@ -76,6 +76,16 @@ def test_what_is_said_stays_above_it_and_is_not_markup() -> None:
     assert "\x1b[?25h" in said  # the cursor is back
 
 
+def test_what_is_said_of_a_finished_run_stands_below() -> None:
+    console, out = terminal()
+    shown = view(console, steps=10)
+    shown(STEP)
+    shown("finished")
+    shown.close()
+    assert out.getvalue().rstrip().endswith("finished")
+    assert out.getvalue().rindex("step 10 of 10") < out.getvalue().index("finished")
+
+
 def test_an_error_finds_the_terminal_as_it_was() -> None:
     console, out = terminal()
     shown = view(console)

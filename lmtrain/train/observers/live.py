@@ -39,10 +39,11 @@ class Remaining(Protocol):
 
 
 class Live:
-    """Progress, loss, speed and memory in place; what else is said scrolls away above them.
+    """Progress, loss, speed and memory in place.
 
-    It is drawn between steps by the thread that trains, and no other, so it can neither tear a
-    traceback nor take time from a step that it does not follow.
+    What else is said scrolls away above them, and stands below them once the last step is done. It
+    is drawn between steps by the thread that trains, and no other, so it can neither tear a traceback nor
+    take time from a step that it does not follow.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Live:
                 panel = draw(report, list(self._losses), steps=self._steps, left=left)
                 self._live.update(panel, refresh=True)
                 self._drawn = perf_counter()
+            if report.step == self._steps:
+                self._live.stop()  # what is said of the finished run stands below
         elif said := self._line(report):
             self._console.print(said, markup=False, highlight=False)
 
