@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmtrain.data.workers import usable_cores
-from lmtrain.parallel.hardware import CARDS, GIB, card_named
+from lmtrain.parallel.hardware import CARDS, GIB, Card, card_named
 from lmtrain.parallel.links import Links, Rates, read_links, typical
 from lmtrain.settings.engine import Precision
 
@@ -63,7 +63,7 @@ def find(config: InspectConfig) -> Hardware:
     return Hardware("CPU", limit or share, probe(config.launch.threads), links, cuda=False)
 
 
-def _here():
+def _here() -> Card | None:
     import torch
 
     return card_named(torch.cuda.get_device_name()) if torch.cuda.is_available() else None

@@ -11,6 +11,17 @@ PRODUCTS = 0.65
 
 GIB = 2**30
 
+PEAK_FLOPS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "GB200": 2500e12,
+}
+"""Dense bf16 FLOP/s by a part of the device's name; the longest part that fits decides."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -56,24 +67,24 @@ CARDS = {
     # NVIDIA A100 80 GB SXM data sheet: 312 TFLOP/s, 19.5 in fp32, 2039 GB/s, NVLink 600 GB/s in
     # both directions. Attention: FlashAttention-2 (arXiv 2307.08691, figure 5). HDR 200 Gb/s.
     "a100": Card(
-        *("A100 80 GB", 312e12, 19.5e12, 79 * GIB, 2.039e12),
+        *("A100 80 GB", PEAK_FLOPS["A100"], 19.5e12, 79 * GIB, 2.039e12),
         *(190e12, 32e12, _link(300), _link(25)),
     ),
     # NVIDIA H100 SXM data sheet: 989 TFLOP/s, 67 in fp32, 3.35 TB/s, NVLink 900 GB/s.
     # Attention: FlashAttention-3 (arXiv 2407.08608, figure 5). NDR 400 Gb/s for every GPU.
     "h100": Card(
-        *("H100 SXM", 989e12, 67e12, 79 * GIB, 3.35e12),
+        *("H100 SXM", PEAK_FLOPS["H100"], 67e12, 79 * GIB, 3.35e12),
         *(600e12, 100e12, _link(450), _link(50)),
     ),
     # NVIDIA H200 SXM data sheet: an H100 with 141 GB at 4.8 TB/s.
     "h200": Card(
-        *("H200 SXM", 989e12, 67e12, 139 * GIB, 4.8e12),
+        *("H200 SXM", PEAK_FLOPS["H200"], 67e12, 139 * GIB, 4.8e12),
         *(600e12, 100e12, _link(450), _link(50)),
     ),
     # NVIDIA HGX B200 data sheet: 2250 TFLOP/s dense, 75 in fp32, 180 GB at 7.7 TB/s, NVLink 1.8
     # TB/s. Attention: an estimate, the share of the peak that it has on H100.
     "b200": Card(
-        *("B200", 2250e12, 75e12, 178 * 10**9, 7.7e12),
+        *("B200", PEAK_FLOPS["B200"], 75e12, 178 * 10**9, 7.7e12),
         *(1350e12, 225e12, _link(900), _link(50)),
     ),
 }

@@ -11,22 +11,12 @@ import torch
 from lmtrain import __version__
 from lmtrain.machine import cpu
 from lmtrain.models.accounting import ModelCost
+from lmtrain.parallel.hardware import PEAK_FLOPS
 from lmtrain.settings.engine import Precision
 from lmtrain.train.report import StartReport
 
 if TYPE_CHECKING:
     from lmtrain.config import RunConfig
-
-PEAK_FLOPS = {
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "GB200": 2500e12,
-}
-"""Dense bf16 FLOP/s by a part of the device's name; the longest part that fits decides."""
 
 
 def begun(config: RunConfig, device: torch.device, *, step: int, processes: int) -> StartReport:
