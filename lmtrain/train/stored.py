@@ -159,7 +159,7 @@ def write_shard(path: Path, entries: Mapping[str, Tensor], tensors: Iterable[Ten
         file.write(struct.pack("<Q", len(text)) + text)
         for entry, tensor in zip(entries.values(), tensors, strict=True):
             assert (entry.shape, entry.dtype) == (tensor.shape, tensor.dtype)
-            file.write(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def _read(piece: Piece) -> Tensor:

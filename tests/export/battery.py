@@ -4,6 +4,7 @@
 answer has, for each, relative errors, truths and messages by name.
 """
 
+import importlib.util
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ import warnings
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
-sys.modules["lmtrain"] = None
+sys.modules["lmtrain"] = None  # type: ignore[assignment]
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -30,7 +31,10 @@ def error(a, b):
 
 def load(folder, *, code):
     model, told = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, trust_remote_code=code, dtype=torch.float32, output_loading_info=True
+        folder,  # pyright: ignore[reportGeneralTypeIssues]
+        trust_remote_code=code,
+        dtype=torch.float32,
+        output_loading_info=True,
     )
     assert not any(told.values()), told
     return model.eval()
@@ -112,6 +116,27 @@ def saving(model, ids, *, code):
         yield "saved again", error(two, one)
 
 
+def training(model, ids):
+    """Three steps of the Trainer of transformers; the losses."""
+    rows = [{"input_ids": ids[0], "labels": ids[0]}] * 6
+    with tempfile.TemporaryDirectory() as folder:
+        how = transformers.TrainingArguments(
+            output_dir=folder,
+            max_steps=3,
+            per_device_train_batch_size=2,
+            learning_rate=1e-2,
+            warmup_steps=0,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+            gradient_checkpointing=True,
+            save_strategy="no",
+        )
+        trainer = transformers.Trainer(model=model, args=how, train_dataset=rows)  # type: ignore[arg-type]
+        trainer.train()
+        yield "losses", [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
 def judge(job):
     code, beams = job["code"], job["long"]
     ids, expected = torch.tensor(job["tokens"])[None], load_file(job["expected"])["logits"]
@@ -123,6 +148,8 @@ def judge(job):
         found |= dict(saving(model, ids, code=code))
     found |= dict(writing(model, ids, beams=beams))
     found |= dict(learning(model, ids))
+    if job["long"] and importlib.util.find_spec("accelerate"):
+        found |= dict(training(model, ids))
     tokenizer = transformers.AutoTokenizer.from_pretrained(job["folder"])
     found["text"] = tokenizer.decode(tokenizer("naïve text")["input_ids"])
     found["class"] = type(model).__name__

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from asking import stacks, stored
 from cases import CUSTOM, NATIVE, checkpoint, seal, weights
-from conftest import stacks, stored
 from safetensors.torch import load_file, save_file
 
 from lmtrain.config import RunConfig, read

@@ -89,6 +89,7 @@ def near(case: str, **fields: object) -> ModelConfig:
         (near("llama", attention__rope=False), "llama", "model.attention.rope=false"),
         (near("llama", attention__output_gate=True), "llama", "model.attention.output_gate=true"),
         (near("llama", mlp__kind="relu2"), "llama", "model.mlp.kind=relu2"),
+        (near("mistral", sliding_window__rope=False), "mistral", "model.sliding_window.rope=false"),
         (
             near("qwen3 windows", sliding_window__rope_theta=5.0),
             "qwen3",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asking import ask, job
 from cases import CUSTOM, NATIVE
-from conftest import ask, job, stacks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,9 +63,25 @@ def test_packed_documents_are_exact_or_refused(name: str, answers: Answers) -> N
     assert "[batch, tokens]" in found["a square mask"]
 
 
+@pytest.fixture(scope="module")
+def thorough(exported: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """With what takes longer."""
+    root = tmp_path_factory.mktemp("thorough")
+    jobs = {name: job(name, folder, root, long=True) for name, folder in exported.items()}
+    return ask(jobs, root)
+
+
 @pytest.mark.long
-def test_beams_need_no_cache(exported: dict[str, Path], tmp_path: Path) -> None:
-    jobs = {name: job(name, folder, tmp_path, long=True) for name, folder in exported.items()}
-    found = ask(jobs, tmp_path)
-    assert len(found) == len(stacks())
-    assert {name: answer["beam"] for name, answer in found.items()} == dict.fromkeys(found, True)
+@pytest.mark.parametrize("name", CASES)
+def test_beams_need_no_cache(name: str, thorough: Answers) -> None:
+    assert "problem" not in thorough[name], thorough[name]["problem"]
+    assert thorough[name]["beam"] is True
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
+def test_the_trainer_of_transformers_learns(name: str, thorough: Answers) -> None:
+    if "losses" not in thorough[name]:
+        pytest.skip("accelerate is not installed")
+    first, _, last = thorough[name]["losses"]
+    assert last < first

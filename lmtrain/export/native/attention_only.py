@@ -39,17 +39,18 @@ LAYER_TYPES = {"A": "full_attention", "W": "sliding_attention"}
 
 def blockers(config: ModelConfig, *, allowed: str, qk_norm: bool, after: bool) -> list[str]:
     """Attention of one shape with rotary positions, without gates."""
-    a = shape(config)
+    a, section = shape(config), "attention" if "A" in letters(config) else "sliding_window"
+    fields = {
+        "rope": (a.rope, True),
+        "qk_norm": (a.qk_norm, qk_norm),
+        "output_gate": (a.output_gate, False),
+        "norm_after": (a.norm_after, after),
+        "qk_norm_joint": (a.qk_norm_joint, after),
+    }
     found = [
         *needs(config, allowed),
         *swiglu(config),
-        *wants(
-            attention__rope=(a.rope, True),
-            attention__qk_norm=(a.qk_norm, qk_norm),
-            attention__output_gate=(a.output_gate, False),
-            attention__norm_after=(a.norm_after, after),
-            attention__qk_norm_joint=(a.qk_norm_joint, after),
-        ),
+        *wants(**{f"{section}__{name}": pair for name, pair in fields.items()}),
         *alike(config),
     ]
     if after:
@@ -61,7 +62,8 @@ def whole_heads(config: ModelConfig) -> Iterator[str]:
     """Where the architecture has no width of a head of its own."""
     a = shape(config)
     if a.width(config.d_model) * a.heads != config.d_model:
-        yield f"model.attention.head_dim={a.head_dim}, it needs d_model / heads"
+        section = "attention" if "A" in letters(config) else "sliding_window"
+        yield f"model.{section}.head_dim={a.head_dim}, it needs d_model / heads"
 
 
 def describe(config: ModelConfig) -> Json:

@@ -1,4 +1,5 @@
 # pyright: basic, reportAttributeAccessIssue=false, reportOptionalCall=false
+# pyright: reportAssignmentType=false
 """A model trained with lmtrain, in torch alone; needs transformers 5 and nothing of lmtrain.
 
 Blocks of full attention, sliding-window attention, Mamba-2 (arXiv 2405.21060) and Gated DeltaNet
