@@ -39,7 +39,7 @@ from lmtrain.train.trainer import birth
 if TYPE_CHECKING:
     from lmtrain.config import RunConfig
 
-STEPS = 32
+STEPS, TURNS = 32, 3
 TINY = (
     *("model.d_model=32", "model.attention.heads=2", "model.attention.kv_heads=1"),
     *("model.sliding_window.heads=2", "model.sliding_window.kv_heads=1"),
@@ -184,7 +184,7 @@ def overhead(folder: Path, store: list[str], steps: int) -> None:
         "waiting": [*every, "checkpoint.asynchronous=false"],
     }
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for turn in range(5):
+    for turn in range(TURNS):
         for kind, keys in kinds.items():
             run = folder / f"{kind}{turn}"
             began = time.monotonic()
@@ -228,13 +228,16 @@ def restore(folder: Path, gigabytes: float) -> None:
     size = sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
     speeds: list[float] = []
     for _ in range(3):
-        began = time.monotonic()
+        began, busy = time.monotonic(), time.process_time()
         manifest.check(there)
         verified = time.monotonic() - began
         engine.load(there, model, optimizer)
-        seconds = time.monotonic() - began
+        seconds, busy = time.monotonic() - began, time.process_time() - busy
         speeds.append(size / seconds / 1e6)
-        print(f"restored {size / 1e9:.2f} GB in {seconds:.2f} s, {verified:.2f} s of it verifying")
+        print(
+            f"restored {size / 1e9:.2f} GB in {seconds:.2f} s, {verified:.2f} s of it verifying; "
+            f"{busy:.2f} s of the processor's time: {size / busy / 1e6:.0f} MB/s on a free machine"
+        )
     print(
         f"{statistics.median(speeds):.0f} MB/s; training waited {copied:.2f} s for the copy, the "
         f"disk had it after {written:.2f} s"
