@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import shared_rows
 import torch
@@ -17,10 +17,8 @@ from lmtrain.compilation import compile_blocks
 from lmtrain.layout import SequenceLayout
 from lmtrain.parallel.collectives import Traffic
 from lmtrain.parallelize import rematerialize
+from lmtrain.settings.engine import Precision, Remat
 from lmtrain.train.engines.fsdp import shard
-
-if TYPE_CHECKING:
-    from lmtrain.settings.engine import Remat
 
 
 class Found(NamedTuple):
@@ -41,7 +39,8 @@ def compare(remat: Remat) -> dict[str, Found]:
     model = shared_rows.parallel(case, mesh)
     rematerialize(model, remat)
     compiler = compile_blocks(model, "aot_eager")
-    shard(model, init_device_mesh("cpu", (dist.get_world_size(),)), OffloadPolicy())
+    ranks = init_device_mesh("cpu", (dist.get_world_size(),))
+    shard(model, ranks, offload=OffloadPolicy(), gather=Precision.fp32)
     for name, lengths in rows(SPAN, mesh.size).items():
         whole = SequenceLayout.of_lengths(lengths)
         layout = whole.shard(mesh.rank, mesh.size)

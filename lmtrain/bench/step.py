@@ -11,8 +11,8 @@ import statistics
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Self
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +43,8 @@ class Measurement:
     """Tokens of a step."""
     seconds: list[float]
     """Every timed step: forward, loss and backward."""
+    cpu_seconds: list[float]
+    """Processor time of the same: all there is on a CPU that other work keeps busy too."""
     memory: int
     """Bytes that the steps needed beyond the process with its model, gradients included."""
     mfu: float | None = None
@@ -52,6 +54,11 @@ class Measurement:
     def tokens_per_second(self) -> float:
         """Speed of the median step."""
         return self.tokens / statistics.median(self.seconds)
+
+    @property
+    def cpu_tokens_per_second(self) -> float:
+        """Of processor time."""
+        return self.tokens / statistics.median(self.cpu_seconds)
 
 
 def bench(config: BenchConfig) -> list[Measurement]:
@@ -101,12 +108,19 @@ def _at(
                 workers.append(worker)
             except RuntimeError as error:
                 failures[name] = f"{length} tokens: {error}"
-        times: list[list[float]] = [[] for _ in workers]
+        times: list[list[_Times]] = [[] for _ in workers]
         for turn in range(config.repeats):
             for i in range(len(workers)):
                 at = (i + turn) % len(workers)
                 times[at].append(workers[at].step())
         return [worker.finish(seconds) for worker, seconds in zip(workers, times, strict=True)]
+
+
+class _Times(NamedTuple):
+    """Seconds of a step."""
+
+    wall: float
+    cpu: float
 
 
 class _Worker:
@@ -132,13 +146,14 @@ class _Worker:
         self._process.kill()
         self._process.join()
 
-    def step(self) -> float:
-        """Seconds of one more step."""
+    def step(self) -> _Times:
+        """One more step."""
         self._pipe.send("step")
         return self._answer()
 
-    def finish(self, seconds: list[float]) -> Measurement:
+    def finish(self, steps: list[_Times]) -> Measurement:
         """The measurement, once all steps are done."""
+        seconds = [step.wall for step in steps]
         self._pipe.send("memory")
         speed = self._tokens / statistics.median(seconds)
         return Measurement(
@@ -147,6 +162,7 @@ class _Worker:
             length=self._length,
             tokens=self._tokens,
             seconds=seconds,
+            cpu_seconds=[step.cpu for step in steps],
             memory=self._answer(),
             mfu=self._flops * speed / self._peak if self._flops and self._peak else None,
         )
@@ -195,23 +211,23 @@ def _answer(pipe: Connection, name: str, length: int, config: BenchConfig) -> No
                     pipe.send(memory())
 
 
-def _step(contender: Contender, tokens: Tensor, device: BenchDevice) -> float:
+def _step(contender: Contender, tokens: Tensor, device: BenchDevice) -> _Times:
     import torch
 
-    started = perf_counter()
+    started, worked = perf_counter(), process_time()
     contender.loss(tokens).backward()
     if device is BenchDevice.cuda:
         torch.cuda.synchronize()
-    seconds = perf_counter() - started
+    times = _Times(perf_counter() - started, process_time() - worked)
     contender.model.zero_grad()
-    return seconds
+    return times
 
 
 def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
     precision = "fp32" if config.device is BenchDevice.cpu else "bf16"
     table = Table(title=f"A training step of {max(config.lengths)} tokens, {precision}")
     table.add_column("model", no_wrap=True)
-    for heading in ("size", "length", "tokens/s", "ours is", "memory", "MFU"):
+    for heading in ("size", "length", "tokens/s", "ours is", "by CPU time", "memory", "MFU"):
         table.add_column(heading, justify="right", no_wrap=True)
     for length in config.lengths:
         rows = [m for m in measurements if m.length == length]
@@ -221,11 +237,15 @@ def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
                 f"{row.parameters / 1e6:.2f} M",
                 str(length),
                 f"{row.tokens_per_second:,.0f}",
-                ""
-                if row is rows[0]
-                else f"{rows[0].tokens_per_second / row.tokens_per_second:.2f} ×",
+                _times(rows[0].tokens_per_second, row.tokens_per_second, row is rows[0]),
+                _times(rows[0].cpu_tokens_per_second, row.cpu_tokens_per_second, row is rows[0]),
                 f"{row.memory / MEBI:,.0f} MiB",
                 "" if row.mfu is None else f"{row.mfu:.1%}",
             )
         table.add_section()
     return table
+
+
+def _times(ours: float, theirs: float, own: bool) -> str:  # noqa: FBT001
+    """How many times as fast ours is."""
+    return "" if own else f"{ours / theirs:.2f} ×"
