@@ -103,6 +103,10 @@ def test_the_sparkline_reaches_from_the_least_to_the_largest() -> None:
     assert sparkline([float("nan")]) == " "
 
 
+def test_a_sample_cannot_command_the_terminal() -> None:
+    assert line("one\ttwo\n\x1b]0;title\x07\x7f") == "one\ttwo\n␛]0;title␇␡"
+
+
 def test_a_start_is_a_line() -> None:
     report = StartReport(
         step=0, started="2026-01-01T00:00:00+00:00", parameters=1_234_567, processes=8,

@@ -41,9 +41,9 @@ class Remaining(Protocol):
 class Live:
     """Progress, loss, speed and memory in place.
 
-    What else is said scrolls away above them, and stands below them once the last step is done. It
-    is drawn between steps by the thread that trains, and no other, so it can neither tear a traceback nor
-    take time from a step that it does not follow.
+    What else is said scrolls away above them, and stands below them once the last step is done.
+    The thread that trains draws between steps, and no other thread does: so a drawing neither tears
+    a traceback nor takes time from a step that it does not follow.
     """
 
     def __init__(

@@ -15,6 +15,9 @@ from lmtrain.train.report import FaultReport, StartReport, StepReport, Validatio
 if TYPE_CHECKING:
     from lmtrain.train.report import Report
 
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+"""Signs for control characters, with which a sample could otherwise command the terminal."""
+
 
 def terminal(every: int, *, first_step: int, steps: int) -> Plain | Live:
     """What suits this output: `Live` on a terminal, `Plain` in a file or a pipe.
@@ -69,7 +72,7 @@ def line(report: Report) -> str:
     """What a report other than that of a step says to a person; empty for none."""
     match report:
         case str():
-            return report
+            return report.translate(PICTURES)
         case StartReport():
             size, processes = report.parameters, report.processes
             several = f" {processes} processes," if processes > 1 else ""
