@@ -55,11 +55,6 @@ class Measurement:
         """Speed of the median step."""
         return self.tokens / statistics.median(self.seconds)
 
-    @property
-    def cpu_tokens_per_second(self) -> float:
-        """Of processor time."""
-        return self.tokens / statistics.median(self.cpu_seconds)
-
 
 def bench(config: BenchConfig) -> list[Measurement]:
     """Measure, print a table, and write ``config.out`` when it is set.
@@ -227,25 +222,29 @@ def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
     precision = "fp32" if config.device is BenchDevice.cpu else "bf16"
     table = Table(title=f"A training step of {max(config.lengths)} tokens, {precision}")
     table.add_column("model", no_wrap=True)
-    for heading in ("size", "length", "tokens/s", "ours is", "by CPU time", "memory", "MFU"):
+    last = "by CPU time" if config.device is BenchDevice.cpu else "MFU"
+    for heading in ("size", "length", "tokens/s", "ours is", "memory", last):
         table.add_column(heading, justify="right", no_wrap=True)
     for length in config.lengths:
         rows = [m for m in measurements if m.length == length]
         for row in rows:
+            ours = row is rows[0]
+            found = "" if ours else _ratio(rows[0].cpu_seconds, row.cpu_seconds)
+            if config.device is not BenchDevice.cpu:
+                found = "" if row.mfu is None else f"{row.mfu:.1%}"
             table.add_row(
                 row.contender,
                 f"{row.parameters / 1e6:.2f} M",
                 str(length),
                 f"{row.tokens_per_second:,.0f}",
-                _times(rows[0].tokens_per_second, row.tokens_per_second, row is rows[0]),
-                _times(rows[0].cpu_tokens_per_second, row.cpu_tokens_per_second, row is rows[0]),
+                "" if ours else _ratio(rows[0].seconds, row.seconds),
                 f"{row.memory / MEBI:,.0f} MiB",
-                "" if row.mfu is None else f"{row.mfu:.1%}",
+                found,
             )
         table.add_section()
     return table
 
 
-def _times(ours: float, theirs: float, own: bool) -> str:  # noqa: FBT001
-    """How many times as fast ours is."""
-    return "" if own else f"{ours / theirs:.2f} ×"
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    """How many times as fast the median step of ours is."""
+    return f"{statistics.median(theirs) / statistics.median(ours):.2f} ×"
