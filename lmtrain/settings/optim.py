@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lmtrain.settings.engine import Precision
+
 
 class Schedule(StrEnum):
     """How the learning rate moves after the warm-up."""
@@ -41,6 +43,9 @@ class OptimConfig:
     convolutions and vectors. The keys below are of both, muon_* of Muon alone."""
     muon_momentum: float = 0.95
     """Decay of Muon's mean of the gradients, used as Nesterov's."""
+    muon_precision: Precision = Precision.bf16
+    """Dtype in which Muon makes matrices orthogonal. bf16 is fast on GPUs, and a difference of one
+    rounding in a gradient moves an update by 1e-3; fp32 makes runs of any engine agree to 1e-5."""
     muon_scale: MuonScale = MuonScale.match_rms_adamw
     """match_rms_adamw multiplies the learning rate of a matrix by 0.2 √max(rows, columns), so that
     Muon takes the learning rates of AdamW; original by √max(1, rows / columns)."""

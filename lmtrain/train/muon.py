@@ -39,6 +39,7 @@ class MuonAdamW(torch.optim.Optimizer):
         adamw: holds the rest.
         momentum: of Muon, as Nesterov's.
         scale: what the learning rate of a matrix is multiplied by.
+        dtype: in which matrices are made orthogonal; bf16 is torch's.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class MuonAdamW(torch.optim.Optimizer):
         *,
         momentum: float,
         scale: MuonScale,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         super().__init__([matrices, *adamw.param_groups], {})
         adamw.param_groups, adamw.state = self.param_groups[1:], self.state
-        self._adamw, self._momentum, self._scale = adamw, momentum, scale
+        self._adamw, self._momentum, self._scale, self._dtype = adamw, momentum, scale, dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: ARG002
@@ -59,7 +61,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._adamw.step()
         group = self.param_groups[0]
         parameters = [p for p in group["params"] if p.grad is not None]
-        updates = orthogonalize([self._momentums(p) for p in parameters])
+        updates = orthogonalize([self._momentums(p) for p in parameters], self._dtype)
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             rate = group["lr"] * relative_rate(self._scale, parameter.shape)
@@ -89,10 +91,10 @@ def relative_rate(scale: MuonScale, shape: Sequence[int]) -> float:
             return sqrt(max(1, rows / columns))
 
 
-def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
+def orthogonalize(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Each matrix ``U S Vᵀ`` as about ``U Vᵀ``: sharded as it came, replicas agreeing bitwise."""
     if not matrices or not isinstance(matrices[0], DTensor):
-        return [newton_schulz(matrix) for matrix in matrices]
+        return [newton_schulz(matrix.to(dtype)) for matrix in matrices]
     sharded = [matrix for matrix in matrices if isinstance(matrix, DTensor)]
     mesh = sharded[0].device_mesh
     group, here = mesh.get_group(mesh.ndim - 1), mesh.get_local_rank(mesh.ndim - 1)
@@ -100,14 +102,15 @@ def orthogonalize(matrices: Sequence[Tensor]) -> list[Tensor]:
     updates: list[Tensor] = []
     for first in range(0, len(sharded), size):
         mine = sharded[first : first + size]  # process i takes the i-th of them
-        updates += _together(mine, group, here, size)
+        updates += _together(mine, dtype, group, here)
     return updates
 
 
 def _together(
-    matrices: Sequence[DTensor], group: dist.ProcessGroup, here: int, size: int
+    matrices: Sequence[DTensor], dtype: torch.dtype, group: dist.ProcessGroup, here: int
 ) -> list[Tensor]:
     """Orthogonalise matrix ``i`` in process ``i``: one exchange there, one back."""
+    size = dist.get_world_size(group)
     device = matrices[0].device_mesh.device_type  # they may lie on the host
     sent = [matrix.to_local().to(device).flatten() for matrix in matrices]
     lengths = [len(part) for part in sent] + [0] * (size - len(sent))
@@ -115,7 +118,7 @@ def _together(
     arriving = [count * width for count in _rows(rows, size)]
     whole = _exchange(torch.cat(sent), lengths, arriving, group)
     if width:
-        whole = newton_schulz(whole.view(rows, width)).to(whole.dtype).flatten()
+        whole = newton_schulz(whole.view(rows, width).to(dtype)).to(whole.dtype).flatten()
     back = _exchange(whole, arriving, lengths, group).split(lengths)
     return [
         DTensor.from_local(
@@ -130,11 +133,10 @@ def _together(
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
-    """``U S Vᵀ`` with singular values near one in place of ``S``, in bf16."""
+    """``U S Vᵀ`` with singular values near one in place of ``S``."""
     a, b, c = QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.bfloat16()
-    x = x.mT if tall else x
+    x = matrix.mT if tall else matrix
     x = x / x.norm().clamp(min=TINY)
     for _ in range(ITERATIONS):
         gram = x @ x.mT

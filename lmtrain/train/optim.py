@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lmtrain.models.layers import Linear
+from lmtrain.settings.engine import Precision
 from lmtrain.settings.optim import OptimKind
 from lmtrain.train.muon import MuonAdamW
 from lmtrain.train.tensors import shape
@@ -55,7 +56,13 @@ def build_optimizer(model: Decoder, optim: OptimConfig) -> torch.optim.Optimizer
         "lr": optim.lr,
         "weight_decay": optim.weight_decay,
     }
-    return MuonAdamW(matrices, adamw, momentum=optim.muon_momentum, scale=optim.muon_scale)
+    return MuonAdamW(
+        matrices,
+        adamw,
+        momentum=optim.muon_momentum,
+        scale=optim.muon_scale,
+        dtype=torch.bfloat16 if optim.muon_precision is Precision.bf16 else torch.float32,
+    )
 
 
 def projections(model: Decoder) -> set[str]:
