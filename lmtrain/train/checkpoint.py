@@ -192,7 +192,9 @@ def remove(folder: Path) -> None:
 def clean(root: Path, damaged: Iterable[Path] = ()) -> None:
     """Remove what was left half-written, and set damaged checkpoints aside under another name."""
     for partial in root.glob("step_*.partial"):
-        if not partial.is_symlink():
+        if partial.is_symlink():
+            partial.unlink()  # what it leads to is not ours
+        else:
             shutil.rmtree(partial)
     for folder in damaged:
         names = (folder.with_name(f"{folder.name}.damaged{n or ''}") for n in count())

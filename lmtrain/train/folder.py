@@ -67,14 +67,21 @@ class RunFolder:
             os.close(lock)
 
     def start(self, config: RunConfig, *, step: int, damaged: Iterable[Path] = ()) -> None:
-        """Write the configuration, forget reports after ``step``, clear up checkpoints."""
-        clean(self.checkpoints, damaged)
-        retain(self.checkpoints, config.checkpoint)
-        _replace(self.path / "config.yaml", to_yaml(config))
-        metrics = self.path / "metrics.jsonl"
-        kept = [line for line in metrics.read_text().splitlines() if _step(line) <= step]
-        _replace(metrics, "".join(f"{line}\n" for line in kept))
-        (self.path / "done").unlink(missing_ok=True)
+        """Write the configuration, forget reports after ``step``, clear up checkpoints.
+
+        Raises:
+            ValueError: the folder cannot be written.
+        """
+        try:
+            clean(self.checkpoints, damaged)
+            retain(self.checkpoints, config.checkpoint)
+            _replace(self.path / "config.yaml", to_yaml(config))
+            metrics = self.path / "metrics.jsonl"
+            kept = [line for line in metrics.read_text().splitlines() if _step(line) <= step]
+            _replace(metrics, "".join(f"{line}\n" for line in kept))
+            (self.path / "done").unlink(missing_ok=True)
+        except OSError as error:
+            raise ValueError(f"run.dir={self.path} cannot be written ({error})") from error
 
     def validated(self, step: int) -> bool:
         """Whether the validation after ``step`` was reported."""

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+from contextlib import suppress
 from functools import partial as bound
 from threading import Event, Thread
 from typing import TYPE_CHECKING
@@ -225,7 +226,8 @@ class _Writing(Thread):
         whole.check_sizes(self.partial)
         self.partial.rename(self.folder)
         sync(self.folder.parent)
-        self._retain()
+        with suppress(OSError):  # what cannot be removed now is tried after the next checkpoint
+            self._retain()
 
 
 def _as_os_error(error: SafetensorError) -> Exception:
