@@ -35,6 +35,8 @@ POINTS = 400
 """Points of a line at most: more cannot be seen."""
 MARGINS = {"left": 0.14, "right": 0.98, "bottom": 0.16, "top": 0.97}
 """Of every picture: measuring each takes longer than drawing it."""
+LARGE = 10_000
+"""From here on numbers beside an axis have units, to fit."""
 FEW = 100
 """Fewer points are drawn larger."""
 STYLE: dict[Any, Any] = {
@@ -173,6 +175,8 @@ def _scale(axes: Axes, chart: Chart) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
+    elif axes.get_ylim()[1] >= LARGE:
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _legend(axes: Axes) -> None:
