@@ -55,7 +55,7 @@ def find(config: InspectConfig) -> Hardware:
         return _measured(config.hardware, limit)
     from lmtrain.probe import probe
 
-    processes = max(config.launch.nproc, config.parallel.sequence)
+    processes = config.world or max(config.launch.nproc, config.parallel.sequence)
     links = typical("cpu", processes)[0]
     if config.parallel.links:
         links = read_links(Path(config.parallel.links))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
@@ -44,7 +45,7 @@ def planned(case: Case) -> list[Planned]:
 
 
 def describe(choices: Iterable[Planned], sequence: int) -> Table:
-    """A row for each letter and length."""
+    """A row for each letter and length; one for all lengths at which nothing is sent."""
     table = Table(
         title=f"Strategies of {sequence} processes a row, forward and backward of a layer"
     )
@@ -53,13 +54,20 @@ def describe(choices: Iterable[Planned], sequence: int) -> Table:
     table.add_column("strategy", no_wrap=True)
     for heading in ("ranks", "sent", "added", "of a step"):
         table.add_column(heading, justify="right", no_wrap=True)
-    before = None
-    for letter, length, choice, share in sorted(choices, key=lambda c: (c.letter, c.length)):
-        if before not in (None, letter):
-            table.add_section()
-        before = letter
-        sent = f"{choice.bytes.total / 2**20:,.3g} MiB" if choice.degree > 1 else ""
-        added = f"{1e3 * choice.seconds:,.3g} ms" if choice.degree > 1 else ""
-        share_ = f"{share:.1%}" if choice.degree > 1 else ""
-        table.add_row(letter, f"{length:,}", str(choice), str(choice.degree), sent, added, share_)
+    rows = sorted(choices, key=lambda c: (c.letter, c.length))
+    for _, of_letter in groupby(rows, key=lambda c: c.letter):
+        for alone, run in groupby(of_letter, key=lambda c: c.choice.degree == 1):
+            for group in [list(run)] if alone else [[row] for row in run]:
+                table.add_row(*_cells(group))
+        table.add_section()
     return table
+
+
+def _cells(group: list[Planned]) -> tuple[str, ...]:
+    """Of one length, or of neighbours at which nothing is sent."""
+    letter, length, choice, share = group[0]
+    lengths = f"{length:,}" if len(group) == 1 else f"{length:,} to {group[-1].length:,}"
+    if choice.degree == 1:
+        return letter, lengths, str(choice), "1", "", "", ""
+    sent, added = f"{choice.bytes.total / 2**20:,.3g} MiB", f"{1e3 * choice.seconds:,.3g} ms"
+    return letter, lengths, str(choice), str(choice.degree), sent, added, f"{share:.1%}"
