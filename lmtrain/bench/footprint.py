@@ -143,7 +143,8 @@ class _Run(NamedTuple):
 def _begin(case: Case, engine: LocalEngine) -> _Run:
     """A model, its optimizer, and a batch that it meets in every step."""
     model, optimizer = birth(case.config, engine)
-    tokens = torch.randint(VOCABULARY, (case.row + 1,), device=engine.device)
+    vocabulary = case.config.model.vocab_size or VOCABULARY
+    tokens = torch.randint(vocabulary, (case.row + 1,), device=engine.device)
     layout = SequenceLayout.whole(range(0, case.row + 1, case.length)).to(engine.device)
     batch = Batch(tokens[:-1], tokens[1:], layout)
 
