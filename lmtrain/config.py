@@ -30,7 +30,7 @@ from lmtrain.settings.checkpoint import CheckpointSection, ResumeSection
 from lmtrain.settings.engine import EngineConfig, EngineKind, Precision, Remat
 from lmtrain.settings.evaluate import EvalConfig
 from lmtrain.settings.export import ExportConfig, ImportConfig
-from lmtrain.settings.faults import FaultsSection
+from lmtrain.settings.faults import FaultPolicy, FaultsSection
 from lmtrain.settings.generate import GenerateConfig, SamplesSection
 from lmtrain.settings.inspect import HardwareKeys
 from lmtrain.settings.launch import LaunchSection
@@ -76,7 +76,7 @@ class RunConfig:
             *self.parallel.check(world_size),
             *self.engine.check(self.launch.nproc, world_size),
             *self._task(),
-            *self._muon(world_size),
+            *self._zero(world_size),
             *self._ops(),
             *self._budget(),
             *self.train.check(),
@@ -125,15 +125,22 @@ class RunConfig:
             )
         return problems
 
-    def _muon(self, world_size: int) -> list[str]:
-        """Muon needs whole matrices, and ZeRO keeps flat pieces."""
-        deepspeed = world_size > 1 and self.engine.kind is EngineKind.deepspeed
-        if self.optim.kind is not OptimKind.muon or not deepspeed:
+    def _zero(self, world_size: int) -> list[str]:
+        """What does not go with ZeRO's flat pieces of parameters and gradients."""
+        if world_size == 1 or self.engine.kind is not EngineKind.deepspeed:
             return []
-        return [
-            "optim.kind=muon needs whole matrices, and engine.kind=deepspeed keeps flat pieces of "
-            "them: say engine.kind=fsdp, or optim.kind=adamw"
-        ]
+        found: list[str] = []
+        if self.optim.kind is OptimKind.muon:
+            found.append(
+                "optim.kind=muon needs whole matrices, and engine.kind=deepspeed keeps flat pieces "
+                "of them: say engine.kind=fsdp, or optim.kind=adamw"
+            )
+        if self.faults.policy is not FaultPolicy.abort:
+            found.append(
+                f"faults.policy={self.faults.policy} needs gradients to be forgotten, which "
+                "engine.kind=deepspeed cannot: say faults.policy=abort, or engine.kind=fsdp"
+            )
+        return found
 
     def _ops(self) -> list[str]:
         """What computes must run on this machine, and take the mixers as they are."""

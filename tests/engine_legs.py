@@ -27,6 +27,8 @@ class Leg(NamedTuple):
     stop: int = 5
     load: Path | None = None
     save: Path | None = None
+    discard: int | None = None
+    """A step whose gradients are computed once more before, and forgotten."""
 
 
 class Seen(NamedTuple):
@@ -57,10 +59,14 @@ def _train(leg: Leg) -> Seen:
         engine.load(leg.load, model, optimizer)
     for step, batches in enumerate(_batches(opened, engine, leg), leg.first):
         nll, targets = torch.zeros(1, dtype=torch.float64), opened.plan.targets(step)
-        for batch in engine.parts(batches):
-            losses = engine.forward(model, batch, z_loss=config.train.z_loss)
-            engine.backward(losses.total / targets)
-            nll += losses.nll.sum(dtype=torch.float64)
+        for again in (True, False) if step == leg.discard else (False,):
+            nll.zero_()
+            for batch in engine.parts(batches):
+                losses = engine.forward(model, batch, z_loss=config.train.z_loss)
+                engine.backward(losses.total / targets)
+                nll += losses.nll.sum(dtype=torch.float64)
+            if again:
+                engine.discard(optimizer)
         seen.norms.append(engine.step(optimizer, lr=0.01, clip=config.optim.clip))
         seen.losses.append(engine.total(nll).item() / targets)
     if leg.save:

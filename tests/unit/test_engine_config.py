@@ -32,6 +32,7 @@ from lmtrain.settings import engine as settings
             r"engine\.offload=parameters needs engine\.zero=3, and it is 2",
         ),
         (["engine=deepspeed_zero1", "optim.kind=muon"], 2, r"optim\.kind=muon.*engine\.kind=fsdp"),
+        (["engine=deepspeed_zero1", "faults.policy=skip"], 2, r"faults\.policy=skip.*policy=abort"),
         (["optim.kind=muon", "optim.muon_momentum=1"], 1, r"optim\.muon_momentum=1.*\[0, 1\)"),
     ],
 )

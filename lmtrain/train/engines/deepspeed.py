@@ -135,15 +135,8 @@ class DeepSpeedEngine(GroupEngine):
                 for state in optimizer.state.values():
                     state["step"].copy_(values)  # the same for all
 
-    def discard(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
-        """Forget the gradients instead of a step."""
-        self._zero.zero_grad(set_to_none=True)
-        if self.config.zero == PARAMETERS:
-            self._zero.averaged_gradients = {}
-        else:
-            for group in self._zero.averaged_gradients:
-                self._zero.averaged_gradients[group] = None
-                self._zero.all_grad_tensors[group] = None
+    def discard(self, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing: ZeRO has no way to forget, so that a fault can only end the run (see config)."""
 
     def _hold(self, model: Decoder) -> None:
         """Stage 3 cuts part by part, so that no process ever holds a whole model."""
