@@ -12,6 +12,7 @@ from state_passing import rows
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import OffloadPolicy
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from lmtrain.compilation import compile_blocks
 from lmtrain.layout import SequenceLayout
@@ -59,3 +60,34 @@ def compare(remat: Remat) -> dict[str, Found]:
         model.zero_grad()
     torch._dynamo.reset()
     return found
+
+
+def replicas() -> tuple[float, int, int]:
+    """Each process a row of its own, all of them a copy of the model (DDP).
+
+    Returns:
+        The largest relative error of a gradient, and graphs after the first and the last packing.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    case, graphs, worst = Case("GA", ()), list[int](), 0.0
+    model = shared_rows.build(case)
+    compiler = compile_blocks(model, "aot_eager")
+    ddp = DistributedDataParallel(model)
+    for lengths in ([32], [16, 16], [3, 28, 1]):
+        layout, total = SequenceLayout.of_lengths(lengths), world * sum(lengths)
+        tokens, targets = shared_rows.text(total)
+        alone = shared_rows.build(case)
+        for part in range(world):
+            span = slice(part * sum(lengths), (part + 1) * sum(lengths))
+            alone(tokens[span], layout, targets[span]).total.div(world).backward()
+            if part == rank:
+                ddp(tokens[span], layout, targets[span]).total.backward()
+        graphs.append(compiler.graphs)
+        for ours, theirs in zip(model.parameters(), alone.parameters(), strict=True):
+            assert ours.grad is not None
+            assert theirs.grad is not None
+            floor = theirs.grad.abs().max().clamp(min=1e-3)
+            worst = max(worst, float((ours.grad - theirs.grad).abs().max() / floor))
+        model.zero_grad()
+    torch._dynamo.reset()
+    return worst, graphs[0], graphs[-1]

@@ -17,3 +17,10 @@ def test_equals_one_process_with_one_set_of_graphs(remat: Remat) -> None:
         assert len({found.graphs for found in rank.values()}) == 1
         assert any(found.sent for found in rank.values())
         assert not all(found.sent for found in rank.values())
+
+
+@pytest.mark.long
+def test_copies_equal_one_process() -> None:
+    for error, first, last in run(2, compiled_rows.replicas):
+        assert error < 1e-10
+        assert first == last
