@@ -43,12 +43,15 @@ def case(*more: str, hardware: Hardware | None = None) -> Case:
 @pytest.mark.parametrize("remat", [Remat.none, Remat.full])
 def test_bytes_of_a_step_are_those_of_the_allocator(preset: str, remat: Remat) -> None:
     bench = BenchConfig(what=BenchKind.memory, size="debug", lengths=[2048], repeats=1)
-    planned = compose(overrides(bench, preset, 2048, remat), "inspect")
+    keys = [*overrides(bench, preset, 2048, remat), "model.vocab_size=256"]
+    planned = compose(keys, "inspect")
     measured = measure(planned, preset, bench)
     state, added, _ = measured.errors
     assert abs(state) < 0.02
     assert abs(added) < 0.15
-    assert measured.peak - measured.state > 4 * measured.state  # activations dominate
+    assert measured.peak > 3 * measured.state  # activations dominate
+    if remat is Remat.full:
+        assert measured.moment.startswith("backward pass of block")
 
 
 def test_engines_share_what_their_names_say() -> None:
