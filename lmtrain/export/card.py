@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmtrain import __version__
+from lmtrain.export.targets import letters
 from lmtrain.train.checkpoint import read_state
 
 if TYPE_CHECKING:
     from lmtrain.config import RunConfig
     from lmtrain.export.targets import Target
+    from lmtrain.models.config import ModelConfig
 
 
 def card(
@@ -64,7 +66,9 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 ```
 
 Architecture: `{target.architecture}`. Served by: {target.served_by}.
-{_advice(target)}"""
+
+{" ".join(advice(target, model))}
+"""
 
 
 def losses(checkpoint: Path, step: int) -> dict[str, str]:
@@ -107,13 +111,21 @@ def _letters(pattern: str) -> str:
     return f"Letters of its pattern: {', '.join(present)}; small letters have no MLP."
 
 
-def _advice(target: Target) -> str:
+def advice(target: Target, model: ModelConfig) -> list[str]:
+    """What a user of the folder must know, in sentences."""
+    found = ["Pad on the left."]
     if target.code:
-        return (
-            "\nThe folder brings its own code, in torch alone. Pad on the left. Pack documents by "
-            "`position_ids` without an `attention_mask`: it is exact.\n"
+        found.append("The folder brings its own code, in torch alone.")
+        found.append("Pack documents by `position_ids` without an `attention_mask`: that is exact.")
+        return found
+    if letters(model) & {"G", "M"}:
+        found.append(
+            "Do not pack documents into one row: transformers lets the state of one document into "
+            "the next."
         )
-    return (
-        "\nPad on the left. Do not pack documents into one row where the model is recurrent: "
-        "transformers lets the state of one document into the next.\n"
-    )
+    if "M" in letters(model) and model.mamba2.groups > 1:
+        found.append(
+            "It has several groups of B and C, whose norm transformers computes rightly from 5.23 "
+            "on; servers may bring an older one."
+        )
+    return found

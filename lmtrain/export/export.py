@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lmtrain import config as configuration
-from lmtrain.export.card import card
+from lmtrain.export.card import advice, card
 from lmtrain.export.custom import CUSTOM
 from lmtrain.export.folder import partial
 from lmtrain.export.native import NATIVE
@@ -128,7 +128,7 @@ def export(config: ExportConfig) -> Path | None:
             code = target is CUSTOM
             error = verify(folder, model, read, vocabulary=trained.vocabulary, code=code)
             print(f"verified: transformers alone gives the same logits to {error:.1e}")
-    print(f"{out}: served by {target.served_by}")
+    print(f"{out}: served by {target.served_by}. {' '.join(advice(target, model))}")
     return out
 
 

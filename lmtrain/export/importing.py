@@ -26,7 +26,10 @@ from lmtrain.train.manifest import NAME, Manifest
 from lmtrain.train.stored import Stored, write_shard
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tokenizers import Tokenizer
+    from torch import Tensor
 
     from lmtrain.export.targets import Json, Target
     from lmtrain.models.config import ModelConfig
@@ -71,27 +74,40 @@ def import_folder(config: ImportConfig) -> Path:
     around = special_tokens(tokenizer, said, source)
     run = configuration.RunConfig(model=model)
     run.curriculum.max_length = said.get("max_position_embeddings") or run.curriculum.max_length
+    text = (source / "tokenizer.json").read_text(encoding="utf-8")
+    contents = incoming(links, tensors.__getitem__, blank(model))
     with partial(out, key="out") as folder:
-        texts = {
-            "config.yaml": configuration.to_yaml(run),
-            PRESET: f"# @package model\n{configuration.to_yaml(model)}",
-            "tokenizer.json": (source / "tokenizer.json").read_text(encoding="utf-8"),
-            "special_tokens.json": json.dumps(around) + "\n",
-            "state.json": json.dumps(asdict(State(step=0, plan="", identity={}))) + "\n",
-        }
-        (folder / PRESET).parent.mkdir(parents=True)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        (folder / "model").mkdir()
-        ours = blank(model)
-        contents = incoming(links, tensors.__getitem__, ours)
-        write_shard(folder / "model" / "model-00001-of-00001.safetensors", ours, contents)
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        Manifest.of(folder, files).write(folder / NAME)
+        write_checkpoint(folder, run, tokenizer=text, around=around, contents=contents)
     print(f"{out}: {target.architecture}, pattern {model.pattern} over {model.n_layers} blocks")
     print(f"  lmtrain generate checkpoint={out}")
     print(f"  lmtrain train --config-dir {out}/configs model=imported run.weights={out}")
     return out
+
+
+def write_checkpoint(
+    folder: Path,
+    run: configuration.RunConfig,
+    *,
+    tokenizer: str,
+    around: dict[str, int | None],
+    contents: Iterable[Tensor],
+) -> None:
+    """A checkpoint of step 0, without optimizer state; ``contents`` as `blank` orders them."""
+    texts = {
+        "config.yaml": configuration.to_yaml(run),
+        PRESET: f"# @package model\n{configuration.to_yaml(run.model)}",
+        "tokenizer.json": tokenizer,
+        "special_tokens.json": json.dumps(around) + "\n",
+        "state.json": json.dumps(asdict(State(step=0, plan="", identity={}))) + "\n",
+    }
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "model").mkdir()
+    shard = folder / "model" / "model-00001-of-00001.safetensors"
+    write_shard(shard, blank(run.model), contents)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    Manifest.of(folder, files).write(folder / NAME)
 
 
 def read_config(folder: Path) -> Json:

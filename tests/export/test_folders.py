@@ -146,6 +146,16 @@ def test_a_trained_run_is_proven_before_it_gets_its_name(whole: Run, tmp_path: P
     assert generation["suppress_tokens"] == list(range(257, 320))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["qwen3_5 own", "nemotron", "custom all four"])
+def test_a_rounded_folder_is_proven_too(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    home, model = stacks()[name]
+    source = checkpoint(tmp_path / "checkpoint", model)
+    how = {"target": home, "dtype": StoredDtype.bf16, "verify": True}
+    assert export(config(source, tmp_path / "out", **how))
+
+
 def test_a_folder_that_computes_something_else_is_not_left(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
