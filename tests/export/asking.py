@@ -19,6 +19,11 @@ from lmtrain.settings.export import Home
 if TYPE_CHECKING:
     from lmtrain.models.config import ModelConfig
 
+QUICK = {
+    *("llama", "olmo3", "qwen3_5 own", "olmo_hybrid", "granite nope", "nemotron", "mamba2"),
+    *("custom all four", "custom side by side", "custom no MLP"),
+}
+"""Cases that are asked about in every test run; between them they hold every rewrite."""
 TOKENS = 100
 PATIENCE_SECONDS = 900
 

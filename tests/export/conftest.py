@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from asking import ask, job, stacks
+from asking import QUICK, ask, job, stacks
 from cases import checkpoint
 
 from lmtrain.export.export import export
@@ -28,11 +28,21 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+class Answers(dict[str, dict[str, Any]]):
+    """What transformers makes of a case; the quick ones are asked together, and the others."""
+
+    def __init__(self, exported: dict[str, Path], root: Path) -> None:
+        super().__init__()
+        self.exported, self.root = exported, root
+
+    def __missing__(self, name: str) -> dict[str, Any]:
+        alike = {n: f for n, f in self.exported.items() if (n in QUICK) == (name in QUICK)}
+        self.update(ask({n: job(n, folder, self.root) for n, folder in alike.items()}, self.root))
+        return self[name]
+
+
 @pytest.fixture(scope="session")
-def answers(
-    exported: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, Any]]:
+def answers(exported: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """What transformers makes of every case."""
     pytest.importorskip("transformers")
-    root = tmp_path_factory.mktemp("answers")
-    return ask({name: job(name, folder, root) for name, folder in exported.items()}, root)
+    return Answers(exported, tmp_path_factory.mktemp("answers"))

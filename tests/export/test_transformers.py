@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from asking import ask, job
+from asking import QUICK, ask, job
 from cases import CUSTOM, NATIVE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TOLERANCE = 1e-5
-CASES = [*NATIVE, *(f"custom {name}" for name in CUSTOM)]
+NAMES = [*NATIVE, *(f"custom {name}" for name in CUSTOM)]
+CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in NAMES]
 pytestmark = pytest.mark.slow
 
 Answers = dict[str, dict[str, Any]]
@@ -43,8 +44,10 @@ def test_checkpointing_changes_no_gradient(name: str, answers: Answers) -> None:
     assert answers[name]["checkpointing"] <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "olmo_hybrid"])
+@pytest.mark.parametrize("name", CASES)
 def test_what_transformers_saves_again_computes_the_same(name: str, answers: Answers) -> None:
+    if name == "olmo_hybrid":
+        pytest.skip("transformers 5.23 cuts its convolution into three equal parts")
     assert answers[name]["saved again"] <= TOLERANCE
 
 
@@ -53,7 +56,7 @@ def test_the_tokenizer_travels(name: str, answers: Answers) -> None:
     assert answers[name]["text"] == "naïve text"
 
 
-@pytest.mark.parametrize("name", [f"custom {name}" for name in CUSTOM])
+@pytest.mark.parametrize("name", CASES[len(NATIVE) :])
 def test_packed_documents_are_exact_or_refused(name: str, answers: Answers) -> None:
     found = answers[name]
     assert found["packed"] <= TOLERANCE
@@ -72,14 +75,14 @@ def thorough(exported: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_beams_need_no_cache(name: str, thorough: Answers) -> None:
     assert "problem" not in thorough[name], thorough[name]["problem"]
     assert thorough[name]["beam"] is True
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_trainer_of_transformers_learns(name: str, thorough: Answers) -> None:
     if "losses" not in thorough[name]:
         pytest.skip("accelerate is not installed")
