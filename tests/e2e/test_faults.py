@@ -60,8 +60,9 @@ def test_killed_at_any_moment_it_goes_on_from_the_last_checkpoint(
     moment: str, whole: Run, run: Run
 ) -> None:
     owner, name, number, step = MOMENTS[moment]
+    beside = f"checkpoint.asynchronous={name != 'update'}"  # else it may not have been written yet
     with instead(owner, name, kill_at_call(number)):
-        assert wait(fork(run.train)) == KILLED
+        assert wait(fork(lambda: run.train(beside))) == KILLED
     assert open_run(compose(run.overrides)).first_step == step
     assert run.train() == 0
     same(run, whole)
@@ -153,7 +154,8 @@ def test_a_step_that_takes_longer_than_the_grace_is_left(
 
     began = time.monotonic()
     with instead(Training, "update", stuck):
-        child = fork(lambda: run.train("launch.grace_seconds=0.5"))
+        overrides = ("launch.grace_seconds=0.5", "checkpoint.asynchronous=false")
+        child = fork(lambda: run.train(*overrides))
     assert wait(child) == 128 + signal.SIGUSR1
     assert time.monotonic() - began < 30
     told = "still at step 5 launch.grace_seconds=0.5 after SIGUSR1"
