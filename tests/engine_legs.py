@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -18,6 +19,11 @@ from lmtrain.train.trainer import birth
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch.optim import Optimizer
+
+    from lmtrain.models.decoder import Decoder
+    from lmtrain.train.engines import Engine
+
 
 class Leg(NamedTuple):
     """Some steps of a run."""
@@ -29,6 +35,8 @@ class Leg(NamedTuple):
     save: Path | None = None
     discard: int | None = None
     """A step whose gradients are computed once more before, and forgotten."""
+    broken: int | None = None
+    """A step whose gradients are infinite: it must be refused, and ends the leg."""
 
 
 class Seen(NamedTuple):
@@ -58,6 +66,9 @@ def _train(leg: Leg) -> Seen:
     if leg.load:
         engine.load(leg.load, model, optimizer)
     for step, batches in enumerate(_batches(opened, engine, leg), leg.first):
+        if step == leg.broken:
+            _check_refused(engine, model, optimizer, batches)
+            break
         nll, targets = torch.zeros(1, dtype=torch.float64), opened.plan.targets(step)
         for again in (True, False) if step == leg.discard else (False,):
             nll.zero_()
@@ -73,6 +84,19 @@ def _train(leg: Leg) -> Seen:
         engine.save(leg.save, model, optimizer)
     engine.close()
     return seen
+
+
+def _check_refused(engine: Engine, model: Decoder, optimizer: Optimizer, batches: list) -> None:
+    """See that infinite gradients leave the parameters as they were."""
+    before = engine.snapshot(model, optimizer).parts["model"]
+    for batch in engine.parts(batches):
+        engine.backward(engine.forward(model, batch).total * torch.inf)
+    with pytest.raises(FloatingPointError, match="gradient's norm"):
+        engine.step(optimizer, lr=0.01, clip=1.0)
+    after = engine.snapshot(model, optimizer).parts["model"]
+    assert before.keys() == after.keys()
+    for name, shard in before.items():
+        assert torch.equal(after[name].values, shard.values), name
 
 
 def _batches(opened, engine, leg: Leg) -> list:
