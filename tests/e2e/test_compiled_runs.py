@@ -52,6 +52,7 @@ def test_a_curriculum_needs_one_set_of_graphs(
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself, in its compiler
 @pytest.mark.parametrize(
     ("more", "tolerance"), [("train.accumulate=2", 1e-5), ("engine.precision=bf16", 1e-2)]
 )
