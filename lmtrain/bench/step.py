@@ -221,7 +221,7 @@ def _step(contender: Contender, tokens: Tensor, device: BenchDevice) -> _Times:
 def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
     precision = "fp32" if config.device is BenchDevice.cpu else "bf16"
     table = Table(title=f"A training step of {max(config.lengths)} tokens, {precision}")
-    table.add_column("model", no_wrap=True)
+    table.add_column("model")
     last = "by CPU time" if config.device is BenchDevice.cpu else "MFU"
     for heading in ("size", "length", "tokens/s", "ours is", "memory", last):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -56,7 +56,7 @@ def test_help_of_a_verb_lists_groups_and_keys(
     with pytest.raises(SystemExit):
         cli.main()
     text = capsys.readouterr().out
-    assert "optim: adamw, wsd" in text
+    assert "optim: adamw, muon, wsd" in text
     assert "tokens_per_step:" in text
 
 
