@@ -78,7 +78,7 @@ def _train(leg: Leg) -> Seen:
                 nll += losses.nll.sum(dtype=torch.float64)
             if again:
                 engine.discard(optimizer)
-        seen.norms.append(engine.step(optimizer, lr=0.01, clip=config.optim.clip))
+        seen.norms.append(engine.step(optimizer, lr=config.optim.lr, clip=config.optim.clip))
         seen.losses.append(engine.total(nll).item() / targets)
     if leg.save:
         engine.save(leg.save, model, optimizer)
