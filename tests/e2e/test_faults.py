@@ -70,8 +70,8 @@ def test_killed_at_any_moment_it_goes_on_from_the_last_checkpoint(
 
 @pytest.mark.slow
 def test_killed_twice_in_a_row_while_it_begins_again(whole: Run, run: Run) -> None:
-    with instead(Training, "update", kill_at_call(5)):
-        assert wait(fork(run.train)) == KILLED
+    with instead(Training, "update", kill_at_call(5)):  # behind step 3, which must be on the disk
+        assert wait(fork(lambda: run.train("checkpoint.asynchronous=false"))) == KILLED
     for name in ("load", "step"):
         with instead(LocalEngine, name, kill_at_call(1)):
             assert wait(fork(run.train)) == KILLED
