@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lmtrain.export.links import Link
-from lmtrain.models.config import AttentionConfig, MlpKind, ModelConfig
+from lmtrain.models.config import AttentionConfig, MlpKind, ModelConfig, NormConfig
 from lmtrain.models.pattern import BlockSpec, parse
 
 Json = dict[str, Any]
@@ -99,6 +99,25 @@ def word(letters_: Iterable[str]) -> str:
     full = list(letters_)
     periods = (p for p in range(1, len(full) + 1) if full == (full[:p] * len(full))[: len(full)])
     return "".join(full[: next(periods)])
+
+
+def stack(said: Json, kinds: Mapping[str, str], **own: Any) -> ModelConfig:
+    """The stack of a ``config.json``: what architectures call alike, and sections of their ``own``.
+
+    ``kinds`` has the letter of each of its ``layer_types``.
+    """
+    common = {
+        "norm": NormConfig(eps=said["rms_norm_eps"]),
+        "vocab_size": said["vocab_size"],
+        "tie_embeddings": said.get("tie_word_embeddings", False),
+        "init_std": said.get("initializer_range", 0.02),
+    }
+    return ModelConfig(
+        d_model=said["hidden_size"],
+        n_layers=said["num_hidden_layers"],
+        pattern=word(kinds[kind] for kind in said["layer_types"]),
+        **{**common, **own},
+    )
 
 
 def theta(said: Json) -> float:

@@ -16,16 +16,15 @@ from lmtrain.export.targets import (
     rotary,
     shape,
     specs,
+    stack,
     swiglu,
     theta,
     wants,
-    word,
 )
 from lmtrain.models.config import (
     AttentionConfig,
     MlpConfig,
     ModelConfig,
-    NormConfig,
     SlidingWindowConfig,
 )
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from lmtrain.export.links import Link
 
 LAYER_TYPES = {"A": "full_attention", "W": "sliding_attention"}
+KINDS = {kind: letter for letter, kind in LAYER_TYPES.items()}
 
 
 def blockers(config: ModelConfig, *, allowed: str, qk_norm: bool, after: bool) -> list[str]:
@@ -142,7 +142,6 @@ def read(said: Json, *, qk_norm: bool, after: bool) -> ModelConfig:
     n = said["num_hidden_layers"]
     window = said.get("sliding_window") if said.get("use_sliding_window", True) else None
     kinds = said.get("layer_types") or [LAYER_TYPES["W" if window else "A"]] * n
-    names = {kind: letter for letter, kind in LAYER_TYPES.items()}
     heads = said["num_attention_heads"]
     base = said.get("rope_parameters") or {}
     rope = {**said, "rope_parameters": base.get("full_attention", base)}
@@ -155,17 +154,12 @@ def read(said: Json, *, qk_norm: bool, after: bool) -> ModelConfig:
         "norm_after": after,
         "qk_norm_joint": after,
     }
-    return ModelConfig(
-        d_model=said["hidden_size"],
-        n_layers=n,
-        pattern=word(names[kind] for kind in kinds),
-        vocab_size=said["vocab_size"],
-        tie_embeddings=said.get("tie_word_embeddings", False),
+    return stack(
+        {**said, "layer_types": kinds},
+        KINDS,
         attention=AttentionConfig(**common),
         sliding_window=SlidingWindowConfig(**common, window=window or 256),
         mlp=MlpConfig(hidden=said["intermediate_size"]),
-        norm=NormConfig(eps=said["rms_norm_eps"]),
-        init_std=said.get("initializer_range", 0.02),
     )
 
 

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from lmtrain.export import parts
 from lmtrain.export.links import filled, link, within
 from lmtrain.export.native.attention_only import whole_heads
-from lmtrain.export.targets import Json, Target, needs, rotary, specs, swiglu, theta, wants, word
+from lmtrain.export.targets import Json, Target, needs, rotary, specs, stack, swiglu, theta, wants
 from lmtrain.models.config import (
     AttentionConfig,
     Mamba2Config,
     MlpConfig,
     ModelConfig,
-    NormConfig,
 )
 
 if TYPE_CHECKING:
@@ -109,12 +108,9 @@ def read(said: Json) -> ModelConfig:
     width = said.get("mamba_d_head", "auto")
     if width == "auto":
         width = said["mamba_expand"] * d // said["mamba_n_heads"]
-    return ModelConfig(
-        d_model=d,
-        n_layers=said["num_hidden_layers"],
-        pattern=word(KINDS[kind] for kind in said["layer_types"]),
-        vocab_size=said["vocab_size"],
-        tie_embeddings=said.get("tie_word_embeddings", False),
+    return stack(
+        said,
+        KINDS,
         attention=AttentionConfig(
             heads=heads,
             kv_heads=said.get("num_key_value_heads") or heads,
@@ -132,8 +128,6 @@ def read(said: Json) -> ModelConfig:
             conv_bias=said.get("mamba_conv_bias", True),
         ),
         mlp=MlpConfig(hidden=said["shared_intermediate_size"]),
-        norm=NormConfig(eps=said["rms_norm_eps"]),
-        init_std=said.get("initializer_range", 0.02),
     )
 
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from lmtrain.export import parts
 from lmtrain.export.links import convolutions, filled, link, rows, within
 from lmtrain.export.native.attention_only import whole_heads
-from lmtrain.export.native.qwen3_5 import LAYER_TYPES
-from lmtrain.export.targets import Json, Target, needs, specs, swiglu, theta, wants, word
+from lmtrain.export.native.qwen3_5 import KINDS, LAYER_TYPES, describe_deltanet, read_deltanet
+from lmtrain.export.targets import Json, Target, needs, specs, stack, swiglu, theta, wants
 from lmtrain.models.config import (
     AttentionConfig,
     GatedDeltaNetConfig,
     MlpConfig,
     ModelConfig,
-    NormConfig,
 )
 
 if TYPE_CHECKING:
@@ -60,11 +59,7 @@ def describe(config: ModelConfig) -> Json:
         "num_key_value_heads": a.kv_heads,
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "linear_num_key_heads": g.key_heads,
-        "linear_num_value_heads": g.value_heads,
-        "linear_key_head_dim": g.key_dim,
-        "linear_value_head_dim": g.value_dim,
-        "linear_conv_kernel_dim": g.conv_width,
+        **describe_deltanet(g),
         "linear_allow_neg_eigval": g.beta_scale == 2.0,  # noqa: PLR2004
         "hidden_act": "silu",
         "rms_norm_eps": config.norm.eps,
@@ -112,15 +107,11 @@ def gated_deltanet(g: GatedDeltaNetConfig) -> Iterator[Link]:
 
 def read(said: Json) -> ModelConfig:
     """Its norms are plain, its attention without gate."""
-    names = {kind: letter for letter, kind in LAYER_TYPES.items()}
     heads = said["num_attention_heads"]
     rope = (said.get("rope_parameters") or {}).get("rope_theta") is not None
-    return ModelConfig(
-        d_model=said["hidden_size"],
-        n_layers=said["num_hidden_layers"],
-        pattern=word(names[kind] for kind in said["layer_types"]),
-        vocab_size=said["vocab_size"],
-        tie_embeddings=said.get("tie_word_embeddings", False),
+    return stack(
+        said,
+        KINDS,
         attention=AttentionConfig(
             heads=heads,
             kv_heads=said.get("num_key_value_heads") or heads,
@@ -130,17 +121,11 @@ def read(said: Json) -> ModelConfig:
             qk_norm_joint=True,
             norm_after=True,
         ),
-        gated_deltanet=GatedDeltaNetConfig(
-            key_heads=said["linear_num_key_heads"],
-            value_heads=said["linear_num_value_heads"],
-            key_dim=said["linear_key_head_dim"],
-            value_dim=said["linear_value_head_dim"],
-            conv_width=said.get("linear_conv_kernel_dim", 4),
+        gated_deltanet=read_deltanet(
+            {"linear_conv_kernel_dim": 4, **said},
             beta_scale=2.0 if said.get("linear_allow_neg_eigval", True) else 1.0,
         ),
         mlp=MlpConfig(hidden=said["intermediate_size"]),
-        norm=NormConfig(eps=said["rms_norm_eps"]),
-        init_std=said.get("initializer_range", 0.02),
     )
 
 

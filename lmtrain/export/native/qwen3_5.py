@@ -21,10 +21,10 @@ from lmtrain.export.targets import (
     needs,
     rotary,
     specs,
+    stack,
     swiglu,
     theta,
     wants,
-    word,
 )
 from lmtrain.models.config import (
     AttentionConfig,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lmtrain.export.links import Link
 
 LAYER_TYPES = {"A": "full_attention", "G": "linear_attention"}
+KINDS = {kind: letter for letter, kind in LAYER_TYPES.items()}
 
 
 def blockers(config: ModelConfig) -> list[str]:
@@ -60,7 +61,7 @@ def blockers(config: ModelConfig) -> list[str]:
 
 def describe(config: ModelConfig) -> Json:
     """Sections of multimodal positions are said, and all equal for text."""
-    a, g = config.attention, config.gated_deltanet
+    a = config.attention
     width = a.width(config.d_model)
     third = width // 6
     return {
@@ -75,11 +76,7 @@ def describe(config: ModelConfig) -> Json:
         "attention_bias": False,
         "attention_dropout": 0.0,
         "attn_output_gate": True,
-        "linear_num_key_heads": g.key_heads,
-        "linear_num_value_heads": g.value_heads,
-        "linear_key_head_dim": g.key_dim,
-        "linear_value_head_dim": g.value_dim,
-        "linear_conv_kernel_dim": g.conv_width,
+        **describe_deltanet(config.gated_deltanet),
         "hidden_act": "silu",
         "rms_norm_eps": config.norm.eps,
         "initializer_range": config.init_std,
@@ -90,6 +87,17 @@ def describe(config: ModelConfig) -> Json:
             mrope_section=[width // 2 - 2 * third, third, third],
         ),
         "partial_rotary_factor": 1.0,
+    }
+
+
+def describe_deltanet(g: GatedDeltaNetConfig) -> Json:
+    """The shape of Gated DeltaNet."""
+    return {
+        "linear_num_key_heads": g.key_heads,
+        "linear_num_value_heads": g.value_heads,
+        "linear_key_head_dim": g.key_dim,
+        "linear_value_head_dim": g.value_dim,
+        "linear_conv_kernel_dim": g.conv_width,
     }
 
 
@@ -137,13 +145,9 @@ def gated_deltanet(g: GatedDeltaNetConfig) -> Iterator[Link]:
 
 def read(said: Json) -> ModelConfig:
     """Gated attention and zero-centred norms, as the architecture has them."""
-    names = {kind: letter for letter, kind in LAYER_TYPES.items()}
-    return ModelConfig(
-        d_model=said["hidden_size"],
-        n_layers=said["num_hidden_layers"],
-        pattern=word(names[kind] for kind in said["layer_types"]),
-        vocab_size=said["vocab_size"],
-        tie_embeddings=said.get("tie_word_embeddings", False),
+    return stack(
+        said,
+        KINDS,
         attention=AttentionConfig(
             heads=said["num_attention_heads"],
             kv_heads=said["num_key_value_heads"],
@@ -151,16 +155,21 @@ def read(said: Json) -> ModelConfig:
             rope_theta=theta({"partial_rotary_factor": 0.25, **said}),
             output_gate=True,
         ),
-        gated_deltanet=GatedDeltaNetConfig(
-            key_heads=said["linear_num_key_heads"],
-            value_heads=said["linear_num_value_heads"],
-            key_dim=said["linear_key_head_dim"],
-            value_dim=said["linear_value_head_dim"],
-            conv_width=said["linear_conv_kernel_dim"],
-        ),
+        gated_deltanet=read_deltanet(said),
         mlp=MlpConfig(hidden=said["intermediate_size"]),
         norm=NormConfig(eps=said["rms_norm_eps"], zero_centered=True),
-        init_std=said.get("initializer_range", 0.02),
+    )
+
+
+def read_deltanet(said: Json, *, beta_scale: float = 1.0) -> GatedDeltaNetConfig:
+    """What `describe_deltanet` said."""
+    return GatedDeltaNetConfig(
+        key_heads=said["linear_num_key_heads"],
+        value_heads=said["linear_num_value_heads"],
+        key_dim=said["linear_key_head_dim"],
+        value_dim=said["linear_value_head_dim"],
+        conv_width=said["linear_conv_kernel_dim"],
+        beta_scale=beta_scale,
     )
 
 
