@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.distributed.tensor import DTensor, Shard
 
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
@@ -68,7 +66,7 @@ def _weights(model: Decoder, engine: Engine) -> tuple[dict[str, float], dict[str
         tensors = [torch.zeros_like(weight) if weight.grad is None else weight.grad, weight]
         found = [torch.linalg.vector_norm(local(x), dtype=torch.float64) for x in tensors]
         found = torch.stack(found).square().to(device)  # parameters may lie on the host
-        squares[_part(name)] += found / _copies(weight, engine.world)
+        squares[_part(name)] += found / engine.copies
     norms = engine.total(torch.stack(list(squares.values()))).sqrt().tolist()
     gradient, parameter = (
         dict(zip(squares, column, strict=True)) for column in zip(*norms, strict=True)
@@ -80,14 +78,6 @@ def _part(name: str) -> str:
     """The part of the model that a parameter belongs to: ``blocks.3.mixers.0…`` to ``blocks.3``."""
     first, *rest = name.split(".")
     return f"{first}.{rest[0]}" if first == "blocks" else first
-
-
-def _copies(weight: Tensor, world: int) -> float:
-    """How many processes hold each number of a parameter."""
-    if not isinstance(weight, DTensor):
-        return world
-    sizes = zip(weight.device_mesh.shape, weight.placements, strict=True)
-    return world / prod(size for size, placement in sizes if isinstance(placement, Shard))
 
 
 def _activations(

@@ -30,6 +30,8 @@ class Engine(Protocol):
 
     rank: int
     world: int
+    copies: int
+    """How many processes hold the same part of a parameter; DeepSpeed counts for itself."""
     place: Place
     device: torch.device
     dtype: torch.dtype

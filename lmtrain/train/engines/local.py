@@ -36,10 +36,9 @@ class LocalEngine:
 
     rank = 0
     world = 1
+    copies = 1
     place = Place()
     compiler: Compiler | None = None
-    copies = 1
-    """How many processes hold the same part of a parameter."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
