@@ -18,7 +18,7 @@ from lmtrain.models.mixers.attention import Attention
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
 from lmtrain.ops.attention import attend
-from lmtrain.ops.remat import full, selective
+from lmtrain.ops.remat import full, offloaded, selective
 from lmtrain.parallel.gather import gather
 from lmtrain.parallel.halo import halo_attention, halo_convolution
 from lmtrain.parallel.lasp2 import Lasp2
@@ -174,7 +174,12 @@ def _chosen(layout: SequenceLayout, choose: Choose) -> Choice:
 
 
 def rematerialize(
-    model: Decoder, remat: Remat, budget: float | None = None, *, element: int = 4
+    model: Decoder,
+    remat: Remat,
+    budget: float | None = None,
+    *,
+    element: int = 4,
+    offload: bool = False,
 ) -> None:
     """Let blocks keep no more than ``remat`` says, and compute the rest again in the backward.
 
@@ -183,11 +188,13 @@ def rematerialize(
         remat: of every block, or ``budget``, which chooses.
         budget: share of what ``none`` keeps.
         element: bytes of an activation.
+        offload: what ``full`` keeps waits in the host's memory.
 
     Raises:
         ValueError: the budget is too small.
     """
-    again = {Remat.none: None, Remat.selective: selective, Remat.full: full}
+    whole = offloaded if offload else full
+    again = {Remat.none: None, Remat.selective: selective, Remat.full: whole}
     kinds = [remat] * len(model.blocks)
     if remat is Remat.budget:
         assert budget is not None

@@ -110,12 +110,13 @@ def moments(case: Case) -> list[Memory]:
         held(spec, config.model, element=case.element, fused=case.fused) for spec in case.specs
     ]
     stream = tokens * config.model.d_model * case.element
+    inputs = 0 if config.engine.offload_activations else stream
     sizes = [
         tokens * block.kept
         if remat is Remat.none
         else tokens * block.products
         if remat is Remat.selective
-        else stream
+        else inputs
         for block, remat in zip(blocks, case.remats, strict=True)
     ]
     kept = [size + _copies(case, i) for i, size in enumerate(sizes)]
@@ -168,11 +169,11 @@ def _batch(case: Case) -> int:
     """Bytes of a token: itself, its target, and the angles of rotary positions."""
     model = case.config.model
     angles = {
-        (config.width(model.d_model), config.rope_theta)
+        (config.width(model.d_model), config.rope_theta, str(config.rope_scaling))
         for letter, config in (("A", model.attention), ("W", model.sliding_window))
         if letter in case.layers and config.rope
     }
-    return 2 * TOKEN + FP32 * sum(width for width, _ in angles)
+    return 2 * TOKEN + FP32 * sum(width for width, *_ in angles)
 
 
 def _buffers(case: Case, shares: Shares) -> int:

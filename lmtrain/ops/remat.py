@@ -15,6 +15,7 @@ from functools import partial
 from threading import local
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -59,6 +60,12 @@ def full(run: Callable[..., Tensor], *args: Any) -> Tensor:
 def selective(run: Callable[..., Tensor], *args: Any) -> Tensor:
     """``full``, which also keeps the results of ``DEAR`` operators and of ``keep``."""
     return _checkpoint(run, *args, context_fn=_selective_contexts)
+
+
+def offloaded(run: Callable[..., Tensor], *args: Any) -> Tensor:
+    """``full``, whose tensor arguments wait in the host's memory."""
+    with save_on_cpu(pin_memory=True):  # arguments alone: a region saves by hooks of its own
+        return full(run, *args)
 
 
 def remember(start: Callable[[], Callable[[], T]]) -> Callable[[], T]:

@@ -95,6 +95,9 @@ class EngineConfig:
     twice; budget: as much as remat_budget allows."""
     remat_budget: float | None = None
     """Share of what remat=none keeps of all blocks, in (0, 1]; with remat=budget."""
+    offload_activations: bool = False
+    """With remat=full, let the inputs of blocks wait in the host's pinned memory: they travel in
+    line with the kernels, and the host does not wait."""
     compile: bool = False
     """Let torch.compile fuse what lies between the kernels of a block: a few graphs, compiled in
     the first step, whatever lengths come later. Needs a C++ compiler; not for deepspeed."""
@@ -140,6 +143,11 @@ class EngineConfig:
             found.append(
                 "engine.gather=bf16 does not go with engine.compile=true, as it hooks into what is "
                 "compiled: say engine.gather=fp32, or engine.compile=false"
+            )
+        if self.offload_activations and self.remat is not Remat.full:
+            found.append(
+                "engine.offload_activations=true takes what engine.remat=full keeps, and this is "
+                f"{self.remat}: say engine.remat=full, or leave it out"
             )
         if self.prefetch < 0:
             found.append(f"engine.prefetch={self.prefetch} must not be negative")
@@ -205,6 +213,11 @@ class EngineConfig:
 
     def _device(self, processes: int) -> list[str]:
         """Whether the device is there, for so many processes."""
+        if self.offload_activations and self.capability() is None:
+            return [
+                "engine.offload_activations=true needs a GPU, as a CPU has no memory but the "
+                "host's: leave it out"
+            ]
         if self.device is Device.cpu:
             return []
         import torch

@@ -22,6 +22,8 @@ from lmtrain.ops.loss import linear_cross_entropy
 from lmtrain.ops.norm import rms_norm
 from lmtrain.ops.ssd import ScalarDecay
 from lmtrain.ops.tiles import visible
+from lmtrain.parallelize import rematerialize
+from lmtrain.settings.engine import Remat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -208,3 +210,23 @@ def test_a_model_equals_its_twin_on_the_host(dtype: torch.dtype) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=TOLERANCE[dtype] / 5)
     error = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
     assert error < TOLERANCE[dtype]
+
+
+def test_inputs_of_blocks_wait_on_the_host() -> None:
+    config = ModelConfig(d_model=128, n_layers=4, pattern="GWMA", vocab_size=256)
+    tokens = torch.randint(256, (8192,), device=DEVICE)
+    layout = SequenceLayout.of_lengths([8192]).to(DEVICE)
+    gradients: list[Tensor] = []
+    kept: list[int] = []
+    for offload in (False, True):
+        model = Decoder(config)
+        initialize(model, seed=0)
+        model.to(DEVICE)
+        rematerialize(model, Remat.full, offload=offload)
+        before = torch.cuda.memory_allocated()
+        total = model(tokens, layout, tokens).total
+        kept.append(torch.cuda.memory_allocated() - before)
+        total.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
+    assert (gradients[1] - gradients[0]).norm() < 1e-4 * gradients[0].norm()
+    assert kept[0] - kept[1] >= 4 * 4 * len(tokens) * config.d_model

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 from test_decoder import build, config, tokens
+from torch.autograd.graph import save_on_cpu
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -17,7 +18,7 @@ from lmtrain.budget import choose
 from lmtrain.config import compose, to_yaml
 from lmtrain.layout import SequenceLayout
 from lmtrain.parallelize import rematerialize
-from lmtrain.settings.engine import EngineConfig, Remat
+from lmtrain.settings.engine import Device, EngineConfig, Remat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,11 +62,18 @@ class Step(NamedTuple):
     calls: Counter[str]
 
 
-def step(word: str, lengths: list[int], remat: Remat, budget: float | None = None) -> Step:
+def step(
+    word: str,
+    lengths: list[int],
+    remat: Remat,
+    budget: float | None = None,
+    *,
+    offload: bool = False,
+) -> Step:
     """In fp64; what was derived from the layout is left out."""
     model, text = build(config(word)), tokens(sum(lengths))
     layout = SequenceLayout.of_lengths(lengths)
-    rematerialize(model, remat, budget, element=8)
+    rematerialize(model, remat, budget, element=8, offload=offload)
     with torch.no_grad():
         model(text, layout)
     with Ledger() as ledger:
@@ -88,6 +96,28 @@ def test_less_is_kept_and_gradients_stay(word: str, lengths: list[int]) -> None:
     for dear in DEAR:
         assert selective.calls[dear] == none.calls[dear]
     assert full.calls["mm"] > none.calls["mm"]
+
+
+@pytest.mark.parametrize("word", PATTERNS)
+def test_offloaded_inputs_are_copies_and_nothing_else_is(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no GPU the copies lie in the same memory, so they can be counted."""
+    copied: list[int] = []
+
+    class Counted(save_on_cpu):
+        def __init__(self, **pinned: Any) -> None:
+            super().__init__(**pinned)
+            pack = self.pack_hook
+            self.pack_hook = lambda x: (copied.append(x.numel()), pack(x))[1]
+
+    monkeypatch.setattr("lmtrain.ops.remat.save_on_cpu", Counted)
+    lengths = ROWS["packed"]
+    full, away = (step(word, lengths, Remat.full, offload=off) for off in (False, True))
+    for expected, actual in zip(full.grads, away.grads, strict=True):
+        assert torch.equal(actual, expected)
+    settings = config(word)
+    assert copied == [sum(lengths) * settings.d_model] * settings.n_layers
 
 
 @pytest.mark.parametrize("word", ["GWMA", "[AM]-", "a"])
@@ -125,6 +155,15 @@ def test_a_budget_that_nothing_fits_is_refused() -> None:
     assert (
         told == "engine.remat_budget=0.5 is of engine.remat=budget, and this is none: leave it out"
     )
+
+
+def test_offloading_says_what_it_needs() -> None:
+    cpu = EngineConfig(offload_activations=True, remat=Remat.full, device=Device.cpu)
+    assert cpu.holding(1) == []
+    [told] = cpu.check()
+    assert told.startswith("engine.offload_activations=true needs a GPU")
+    [told] = EngineConfig(offload_activations=True).holding(1)
+    assert told.endswith("this is none: say engine.remat=full, or leave it out")
 
 
 def test_the_old_name_of_full_is_read() -> None:

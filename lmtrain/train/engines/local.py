@@ -48,11 +48,12 @@ class LocalEngine:
     def prepare(self, model: Decoder) -> None:
         """Bind strategies, remat, compile, materialise."""
         self._share_rows(model)
-        again = self.config.remat, self.config.remat_budget
-        rematerialize(model, *again, element=self.config.element)
-        self.compiler = compile_blocks(model) if self.config.compile else None
+        config = self.config
+        again = config.remat, config.remat_budget
+        rematerialize(model, *again, element=config.element, offload=config.offload_activations)
+        self.compiler = compile_blocks(model) if config.compile else None
         self._hold(model)
-        if self.config.precision is Precision.bf16:
+        if config.precision is Precision.bf16:
             model.compute_dtype = self.dtype
 
     @torch.no_grad()
