@@ -65,7 +65,7 @@ def test_asked_to_stop_it_saves_and_continues_bitwise(
 @pytest.mark.slow
 def test_killed_at_a_random_step_it_continues_bitwise(whole: Run, run: Run) -> None:
     random = SystemRandom()
-    step = random.randrange(1, 8)
+    step = random.randrange(1, 6)  # of 8: far enough from the end for a busy machine
     process = start(run)
     wait_for(run, step, process)
     time.sleep(random.random() * 0.05)
