@@ -72,12 +72,15 @@ def commands(run: Run) -> dict[str, str]:
 
 
 def command(run: Run) -> str:
-    """The command line that composes the run's configuration, and so continues it."""
+    """The command line that composes the run's configuration, and so continues it.
+
+    Claims about the sweep that it is a point of are left out: they change nothing of the run.
+    """
     words = [_override("run.dir", str(run.folder))]
     words += [
         _override(key, value)
         for key, value in run.config.items()
-        if key != "run.dir" and _changed(key, value)
+        if key != "run.dir" and not key.startswith("findings") and _changed(key, value)
     ]
     return shlex.join(["lmtrain", "train", *words])
 
@@ -103,6 +106,8 @@ def _literal(value: Any) -> str:
             return json.dumps(value)
         case list():
             return f"[{','.join(map(_literal, value))}]"
+        case dict():
+            return f"{{{','.join(f'{name}:{_literal(each)}' for name, each in value.items())}}}"
         case _ if re.fullmatch(r"[A-Za-z/_.][\w/.\-]*", str(value)) and not _reserved(str(value)):
             return str(value)
         case _:
@@ -112,6 +117,11 @@ def _literal(value: Any) -> str:
 
 def _reserved(text: str) -> bool:
     return text.lower() in ("null", "true", "false", "nan", "inf")
+
+
+def plain(value: Any) -> str:
+    """A value as text without quotes."""
+    return value if isinstance(value, str) else _literal(value)
 
 
 def _text(value: Any) -> str:

@@ -44,6 +44,8 @@ class Run:
     faults: list[Record] = field(default_factory=list[Record])
     samples: dict[str, str] = field(default_factory=dict[str, str])
     """Text by name of its file."""
+    scores: list[Record] = field(default_factory=list[Record])
+    """What `lmtrain eval`, or the run at its end, wrote to ``scores.json``."""
     finished: bool = False
     checkpoint: bool = False
     """Whether there is something to continue from."""
@@ -109,6 +111,7 @@ def read(folder: Path) -> Run:
     )
     _read_config(run)
     _read_metrics(run)
+    _read_scores(run)
     for path in sorted((folder / "samples").glob("*.txt")):
         run.samples[path.stem] = path.read_text(encoding="utf-8", errors="replace")
     return run
@@ -124,8 +127,10 @@ def _read_config(run: Run) -> None:
 
 
 def _read_metrics(run: Run) -> None:
-    damaged = 0
-    with (run.folder / "metrics.jsonl").open(encoding="utf-8", errors="replace") as lines:
+    damaged, path = 0, run.folder / "metrics.jsonl"
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             record = _record(line)
             if record is None:
@@ -137,6 +142,17 @@ def _read_metrics(run: Run) -> None:
     if damaged:
         some = "a line" if damaged == 1 else f"{damaged} lines"
         run.notes.append(f"{some} of metrics.jsonl cannot be read: cut short, or damaged")
+
+
+def _read_scores(run: Run) -> None:
+    path = run.folder / "scores.json"
+    if not path.is_file():
+        return
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        run.scores = [score for score in scores if isinstance(score, dict)]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        run.notes.append("scores.json cannot be read: scores are left out")
 
 
 def _record(line: str) -> Record | None:
