@@ -15,7 +15,7 @@ from lmtrain.data.sources import targets_of
 from lmtrain.data.store import Side
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class ValidationSet:
     """Pieces of the validation documents, up to a budget, in a fixed order.
 
-    Documents are cut like those of training, into all lengths from ``min_length`` to
-    ``max_length`` whatever the curriculum's name, so that runs can be compared. Each length keeps
-    its share of the tokens, in pieces spread evenly over the documents.
+    Documents are cut into all lengths from ``min_length`` to ``max_length``, longest first,
+    whatever else the curriculum does with those of training, so that runs can be compared. Each
+    length keeps its share of the tokens, in pieces spread evenly over the documents.
 
     Args:
         store: the documents.
@@ -47,7 +47,7 @@ class ValidationSet:
         self, store: Corpus, curriculum: CurriculumConfig, tokens: int | None = None
     ) -> None:
         documents = store.documents(Side.validation)
-        every = decompose(documents, curriculum.lengths, long_docs=curriculum.long_docs)
+        every = decompose(documents, curriculum.lengths)
         held = sum(length * len(starts) for length, starts in every.buckets.items())
         if not held:
             raise ValueError(
@@ -95,21 +95,49 @@ class ValidationSet:
         Raises:
             ValueError: a row would not be whole pieces, or not cut into equal spans.
         """
-        longest, place = max(self._pieces), torch.zeros(0, device=device).device
-        if tokens % longest:
-            raise ValueError(f"a row of {tokens} tokens is not whole pieces of {longest}")
-        for length, starts in self._pieces.items():
-            pieces = tokens // length
-            rounds = -(-len(starts) // (pieces * world))
-            for row in range(rank, rounds * world, world):
-                batch = read_row(
-                    self._store,
-                    _filled(starts[row * pieces : (row + 1) * pieces], length, pieces),
-                    sequence_rank=sequence_rank,
-                    sequence_world=sequence_world,
-                    device=place,
-                )
-                yield length, move_row(batch, place)
+        return deal(
+            self._store,
+            self._pieces,
+            tokens,
+            rank=rank,
+            world=world,
+            sequence_rank=sequence_rank,
+            sequence_world=sequence_world,
+            device=device,
+        )
+
+
+def deal(
+    store: Corpus,
+    pieces: Mapping[int, NDArray[np.int64]],
+    tokens: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    sequence_rank: int = 0,
+    sequence_world: int = 1,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[int, Batch]]:
+    """Rows of the pieces that begin at ``pieces[length]``, as `ValidationSet.batches` gives them.
+
+    Raises:
+        ValueError: a row would not be whole pieces, or not cut into equal spans.
+    """
+    longest, place = max(pieces), torch.zeros(0, device=device).device
+    if tokens % longest:
+        raise ValueError(f"a row of {tokens} tokens is not whole pieces of {longest}")
+    for length, starts in pieces.items():
+        count = tokens // length
+        rounds = -(-len(starts) // (count * world))
+        for row in range(rank, rounds * world, world):
+            batch = read_row(
+                store,
+                _filled(starts[row * count : (row + 1) * count], length, count),
+                sequence_rank=sequence_rank,
+                sequence_world=sequence_world,
+                device=place,
+            )
+            yield length, move_row(batch, place)
 
 
 def _filled(starts: NDArray[np.int64], length: int, pieces: int) -> Draw:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from data_stores import random_texts, write_store
 
 from lmtrain.batch import IGNORED
-from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName
+from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName, LongDocuments
 from lmtrain.data.decompose import decompose
 from lmtrain.data.plan import Plan
 from lmtrain.data.store import Selection, Side, Store
@@ -46,8 +47,9 @@ def sums(validation: ValidationSet, tokens: int, world: int) -> dict[int, tuple[
     return {length: (total[length], count[length]) for length in count}
 
 
-def test_every_target_is_counted_once(store: Store) -> None:
-    validation = ValidationSet(store, CURRICULUM)
+@pytest.mark.parametrize("long_docs", LongDocuments)
+def test_every_target_is_counted_once(store: Store, long_docs: LongDocuments) -> None:
+    validation = ValidationSet(store, replace(CURRICULUM, long_docs=long_docs))
     pieces = decompose(store.documents(Side.validation), CURRICULUM.lengths)
     counts = {length: count for length, (_, count) in sums(validation, 512, 1).items()}
     assert counts == {n: n * len(s) for n, s in pieces.buckets.items()} == validation.targets
