@@ -18,6 +18,8 @@ from lmtrain import config as configuration
 from lmtrain.data.tokenize import end_of_text, load_tokenizer, vocab_size
 from lmtrain.export.custom import CUSTOM
 from lmtrain.export.folder import partial
+from lmtrain.export.hybrid import Hybrid
+from lmtrain.export.hybrid_config import hybrid_config
 from lmtrain.export.native import NATIVE
 from lmtrain.export.trained import blank
 from lmtrain.export.weights import entries, incoming
@@ -72,13 +74,21 @@ def import_folder(config: ImportConfig) -> Path:
     tensors.expect(theirs, f"{source} does not fit its config.json")
     tokenizer = load_tokenizer(source / "tokenizer.json")
     around = special_tokens(tokenizer, said, source)
+    read = incoming(links, tensors.__getitem__)
+    hybrid = None
+    if config.pattern is not None:
+        hybrid = Hybrid(model, hybrid_config(model, config), read, seed=config.seed)
+        model, read = hybrid.model, hybrid.__getitem__
     run = configuration.RunConfig(model=model)
     run.curriculum.max_length = said.get("max_position_embeddings") or run.curriculum.max_length
     text = (source / "tokenizer.json").read_text(encoding="utf-8")
-    contents = incoming(links, tensors.__getitem__, blank(model))
     with partial(out, key="out") as folder:
-        write_checkpoint(folder, run, tokenizer=text, around=around, contents=contents)
+        write_checkpoint(
+            folder, run, tokenizer=text, around=around, contents=map(read, blank(model))
+        )
     print(f"{out}: {target.architecture}, pattern {model.pattern} over {model.n_layers} blocks")
+    if hybrid:
+        print(hybrid.summary())
     print(f"  lmtrain generate checkpoint={out}")
     print(f"  lmtrain train --config-dir {out}/configs model=imported run.weights={out}")
     return out

@@ -82,10 +82,13 @@ def outgoing(links: Iterable[Link], read: Read, dtype: torch.dtype) -> Iterator[
         yield from (stored(x, dtype) for x in theirs)
 
 
-def incoming(links: Iterable[Link], read: Read, names: Iterable[str]) -> Iterator[Tensor]:
-    """Our tensors in fp32, in the order of ``names``, from theirs."""
+def incoming(links: Iterable[Link], read: Read) -> Read:
+    """Our tensors by name in fp32, each made of theirs when it is asked for."""
     by_name = {name: each for each in links for name in each.ours}
-    for name in names:
+
+    def ours(name: str) -> Tensor:
         each = by_name[name]
-        ours = each.rewrite.back(tuple(read(theirs).float() for theirs in each.theirs))
-        yield ours[each.ours.index(name)]
+        made = each.rewrite.back(tuple(read(theirs).float() for theirs in each.theirs))
+        return made[each.ours.index(name)]
+
+    return ours

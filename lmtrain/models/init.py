@@ -49,11 +49,21 @@ def initialize(
         shape: of the whole parameter, of which a part may be here.
         write: puts the full values into a parameter, which may hold a part of them.
     """
-    for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            full = f"{path}.{name}"
-            values = _draw(model, module, full, shape(parameter), _generator(seed, full))
-            write(parameter, values)
+    for name, parameter in model.named_parameters():
+        write(parameter, draw(model, name, shape(parameter), seed=seed))
+
+
+def draw(model: Decoder, name: str, shape: torch.Size, *, seed: int) -> Tensor:
+    """The first values of one parameter of ``model``, which may be on the meta device.
+
+    Args:
+        model: whose parameter it is.
+        name: of the parameter.
+        shape: of the whole parameter.
+        seed: of all draws.
+    """
+    module = model.get_submodule(name.rpartition(".")[0])
+    return _draw(model, module, name, shape, _generator(seed, name))
 
 
 def _generator(seed: int, name: str) -> Generator:

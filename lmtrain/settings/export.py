@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -74,6 +74,40 @@ class ExportConfig:
 
 
 @dataclass(kw_only=True)
+class DeltaShape:
+    """Gated DeltaNet in the place of attention; null is the attention's own heads and width."""
+
+    key_heads: int | None = None
+    """Query and key heads; null is the attention's heads, whose keys are repeated for them."""
+    value_heads: int | None = None
+    """Value heads; null is the attention's heads, whose values are repeated for them."""
+    key_dim: int | None = None
+    """Width of a key head; another than the attention's draws the rows of q and k."""
+    value_dim: int | None = None
+    """Width of a value head; another than the attention's draws the rows of v and the output."""
+    conv_width: int | None = None
+    """Taps of the short convolution; null is 4."""
+    beta_scale: float | None = None
+    """1, or 2 for negative eigenvalues; null is 1."""
+
+
+@dataclass(kw_only=True)
+class Mamba2Shape:
+    """Mamba-2 in the place of attention; null is the attention's own heads and width."""
+
+    expand: int | None = None
+    """Inner width over d_model; null is what the attention's heads come to."""
+    head_dim: int | None = None
+    """Width of a head; another than the attention's draws the rows of x and the output."""
+    state_dim: int | None = None
+    """Key width of the state; another than the attention's draws the rows of B and C."""
+    groups: int | None = None
+    """Groups of heads that share one B and C; null is one a head."""
+    conv_width: int | None = None
+    """Taps of the short convolution; null is 4."""
+
+
+@dataclass(kw_only=True)
 class ImportConfig:
     """A folder of transformers as a checkpoint to train on from."""
 
@@ -81,11 +115,38 @@ class ImportConfig:
     """config.json, safetensors and tokenizer.json of a model; nothing else of it is read."""
     out: str | None = None
     """The checkpoint folder to write; it must not exist or be empty."""
+    pattern: str | None = None
+    """Letters of a hybrid, tiled over the blocks: GGGA keeps every fourth attention and makes G of
+    the others, from their projections; null keeps all as it is."""
+    gated_deltanet: DeltaShape = field(default_factory=DeltaShape)
+    mamba2: Mamba2Shape = field(default_factory=Mamba2Shape)
+    window: int | None = None
+    """Tokens that a new W sees; null is 256."""
+    seed: int = 0
+    """Decides what is drawn in new mixers."""
 
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""
-        return [
+        problems = [
             f"{name} is not set: say {name}=FOLDER"
             for name, value in {"folder": self.folder, "out": self.out}.items()
             if value is None
         ]
+        if self.pattern is None:
+            problems += [
+                f"{key}={value} shapes new mixers, and pattern is not set: say pattern=GGGA, or "
+                "leave it out"
+                for key, value in self.shapes().items()
+            ]
+        return problems
+
+    def shapes(self) -> dict[str, int | float]:
+        """What is told of the shapes of new mixers, by key."""
+        told = {
+            "window": self.window,
+            **{
+                f"gated_deltanet.{name}": value for name, value in vars(self.gated_deltanet).items()
+            },
+            **{f"mamba2.{name}": value for name, value in vars(self.mamba2).items()},
+        }
+        return {key: value for key, value in told.items() if value is not None}
