@@ -6,16 +6,17 @@ imports torch before a verb needs it.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmtrain import __version__
+from lmtrain.sentence import sentence
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -48,7 +49,7 @@ Completion in bash, fish and zsh
 LMTRAIN_TRACEBACK=1 shows where an error comes from.
 """
 
-TEXTS = ("prompt", "samples.prompt", "model.pattern")
+TEXTS = ("prompt", "samples.prompt", "model.pattern", "pattern")
 """Keys whose values are text, in which brackets and commas mean nothing to Hydra."""
 
 
@@ -73,7 +74,7 @@ def _generate(config: Any) -> int:
 
 
 def _eval(config: Any) -> int:
-    from lmtrain.evaluate.scores import evaluate
+    from lmtrain.evaluate.evaluate import evaluate
 
     evaluate(config)
     return 0
@@ -185,21 +186,33 @@ def help_text() -> str:
 
 def _through_hydra(verb: Verb) -> int:
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from lmtrain.config import config_dir, typed
 
-    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=verb.config)
-    def job(composed: DictConfig) -> None:
-        sweep = _own_folder(composed)
-        # Hydra goes on to the other jobs of a sweep when one raises, and tells which it was.
-        code = verb.run(typed(composed)) if sweep else _report(lambda: verb.run(typed(composed)))
-        if code:
-            raise SystemExit(code)
+    trains = verb == VERBS["train"]
 
-    if {"-m", "--multirun"} & set(sys.argv):
-        sys.argv.append(_name_jobs_by_sweeps(sys.argv[1:]))
-    else:
+    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=verb.config)
+    def job(composed: DictConfig) -> int:
+        settings = HydraConfig.get()
+        match settings.mode:
+            case RunMode.MULTIRUN if trains:
+                from lmtrain.sweep.point import run_point
+
+                return run_point(composed, Path(settings.runtime.output_dir))
+            case RunMode.MULTIRUN:
+                return verb.run(typed(composed))  # Hydra tells which one raised
+            case _ if trains and settings.sweeper.params:
+                raise ValueError("+sweep and +experiment run several trainings: add -m")
+            case _:
+                code = _report(lambda: verb.run(typed(composed)))
+                return sys.exit(code) if code else 0
+
+    if not {"-m", "--multirun"} & set(sys.argv):
         sys.argv[1:] = map(quoted, sys.argv[1:])
+    elif trains and not any(word.startswith("hydra/sweeper=") for word in sys.argv):
+        sys.argv.append("hydra/sweeper=lmtrain")
     job()
     return 0
 
@@ -211,32 +224,6 @@ def quoted(word: str) -> str:
         return word
     text = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], value)
     return f'{key}="{text}"'
-
-
-def _name_jobs_by_sweeps(words: list[str]) -> str:
-    """An override that leaves out of the jobs' folder names what all of them share."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    overrides = [word for word in words if not word.startswith("-")]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    shared = [override.key_or_group for override in parsed if not override.is_sweep_override()]
-    return f"hydra.job.config.override_dirname.exclude_keys={json.dumps(shared)}"
-
-
-def _own_folder(composed: Any) -> bool:
-    """Under ``-m``, take the run folder that Hydra derived from the job's overrides.
-
-    Returns:
-        Whether this is a job of a sweep.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    hydra = HydraConfig.get()
-    sweep = hydra.mode is RunMode.MULTIRUN
-    if sweep and "train" in composed:
-        composed.run.dir = os.path.relpath(hydra.runtime.output_dir)
-    return sweep
 
 
 def _report(work: Callable[[], int]) -> int:
@@ -259,27 +246,6 @@ def _fail(message: str, *, code: int = 2) -> int:
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"lmtrain: {message}", file=sys.stderr)
     return code
-
-
-def sentence(error: BaseException) -> str:
-    """What went wrong and what to do, without what only Hydra's developers need."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    reason = str(error.__cause__).partition("\n")[0]
-    match type(error).__name__:
-        case "MissingConfigException":
-            first, *rest = filter(None, lines[: lines.index("Config search path:")])
-            return f"{first}. {' '.join(rest)}"
-        case "OverrideParseException":
-            told = [line.partition(" expecting")[0] for line in lines if "See " not in line]
-            return f"{': '.join(told)} (quote brackets and commas: 'key=\"[AM]\"')"
-        case "ConfigCompositionException" if lines[0].startswith("Could not override"):
-            return f"{lines[0].rstrip('.')}: {reason}; --cfg job lists the keys"
-        case "ConfigCompositionException" if reason != "None":
-            return f"{lines[0].removeprefix('Error merging override ')}: {reason}"
-        case "ValueError":
-            return str(error)
-        case _:
-            return lines[0]
 
 
 def _complete() -> None:

@@ -11,6 +11,11 @@ LARGEST_CODE = 255
 """Exit codes are a byte."""
 
 
+def by_signal(signal: int) -> int:
+    """The exit code of what a signal ended, as shells give it."""
+    return 128 + signal
+
+
 @dataclass(kw_only=True)
 class LaunchSection:
     """Processes of this machine. Under torchrun the processes are already there."""
@@ -38,7 +43,7 @@ class LaunchSection:
 
     def exit_code(self, signal: int) -> int:
         """Of a run that a signal stopped."""
-        return 128 + signal if self.requeue_code is None else self.requeue_code
+        return by_signal(signal) if self.requeue_code is None else self.requeue_code
 
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""

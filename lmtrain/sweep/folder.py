@@ -1,0 +1,75 @@
+"""The folder of a sweep: who holds it, what was asked, and what became of each point.
+
+sweep.yaml  POINT/config.yaml …  POINT/error.txt
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+ERROR = "error.txt"
+"""Why a point failed, in its run folder; gone when it succeeds."""
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make the folder of a sweep and keep other sweeps out of it.
+
+    Raises:
+        ValueError: it cannot be written, or another sweep holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ValueError(f"run.dir={folder} cannot be written ({error}): choose another") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ValueError(
+            f"run.dir={folder} is in use by another sweep: wait for it, or choose another"
+        ) from error
+    finally:
+        os.close(lock)
+
+
+def write_sweep(folder: Path, told: Mapping[str, object]) -> None:
+    """Write ``sweep.yaml``, which is never seen half-written.
+
+    Raises:
+        ValueError: the folder holds a run.
+    """
+    if (folder / "config.yaml").exists():
+        raise ValueError(
+            f"run.dir={folder} holds a run, and a sweep would put others inside it: choose another"
+        )
+    partial = folder / "sweep.yaml.partial"
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(told))), encoding="utf-8")
+    partial.replace(folder / "sweep.yaml")
+
+
+def write_error(folder: Path, told: str) -> None:
+    """Say in a run folder why its run failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).write_text(f"{told}\n", encoding="utf-8")
+
+
+def read_error(folder: Path) -> str | None:
+    """Why the run failed, None if it did not."""
+    path = folder / ERROR
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+
+def forget_error(folder: Path) -> None:
+    """The run succeeded."""
+    (folder / ERROR).unlink(missing_ok=True)
