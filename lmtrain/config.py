@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -31,13 +31,16 @@ from lmtrain.settings.engine import EngineConfig, EngineKind, Precision, Remat
 from lmtrain.settings.evaluate import EvalConfig
 from lmtrain.settings.export import ExportConfig, ImportConfig
 from lmtrain.settings.faults import FaultPolicy, FaultsSection
+from lmtrain.settings.findings import Claim, check_claims
 from lmtrain.settings.generate import GenerateConfig, SamplesSection
+from lmtrain.settings.hybrid import HybridSection
 from lmtrain.settings.inspect import HardwareKeys
 from lmtrain.settings.launch import LaunchSection
 from lmtrain.settings.logging import LoggingSection
 from lmtrain.settings.optim import OptimConfig, OptimKind
 from lmtrain.settings.report import ReportConfig
 from lmtrain.settings.run import RunSection, TrainSection, ValidationSection
+from lmtrain.settings.scores import ScoresSection, unanswerable
 
 Root = TypeVar("Root")
 
@@ -48,6 +51,7 @@ class RunConfig:
 
     run: RunSection = field(default_factory=RunSection)
     model: ModelConfig = field(default_factory=ModelConfig)
+    hybrid: HybridSection = field(default_factory=HybridSection)
     data: DataConfig = field(default_factory=DataConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -61,7 +65,10 @@ class RunConfig:
     resume: ResumeSection = field(default_factory=ResumeSection)
     logging: LoggingSection = field(default_factory=LoggingSection)
     samples: SamplesSection = field(default_factory=SamplesSection)
+    scores: ScoresSection = field(default_factory=ScoresSection)
     launch: LaunchSection = field(default_factory=LaunchSection)
+    findings: list[Claim] = field(default_factory=list[Claim])
+    """What a sweep of such runs should show; it decides nothing in a run."""
 
     def check(self, world_size: int) -> list[str]:
         """Every problem of the configuration, each a sentence with key, value and remedy.
@@ -70,6 +77,7 @@ class RunConfig:
         """
         return [
             *self.model.check(),
+            *self.hybrid.check(self.model.n_layers),
             *self.data.check(),
             *self.curriculum.check(),
             *self.optim.check(),
@@ -85,10 +93,19 @@ class RunConfig:
             *self.faults.check(self.checkpoint.every),
             *self.logging.check(self.train.steps, self.engine.kind),
             *self.samples.check(),
+            *self._scores(world_size),
             *self.launch.check(),
+            *check_claims(self.findings),
             *self._row(world_size),
             *self.run.check(),
         ]
+
+    def spelled(self) -> Self:
+        """The same with the pattern word that a sound ``hybrid`` stands for."""
+        layers = self.model.n_layers
+        if self.hybrid.mixer is None or self.hybrid.check(layers):
+            return self
+        return replace(self, model=replace(self.model, pattern=self.hybrid.word(layers)))
 
     def resolved(self, vocabulary: int) -> RunConfig:
         """The same run with the model's vocabulary decided.
@@ -141,6 +158,28 @@ class RunConfig:
                 "engine.kind=deepspeed cannot: say faults.policy=abort, or engine.kind=fsdp"
             )
         return found
+
+    def _scores(self, world_size: int) -> list[str]:
+        """What is asked at the end must have an answer, and every process a way to it."""
+        task, what, found = self.data.task, self.scores.what, self.scores.check_sizes("scores.")
+        if not what or found:
+            return found
+        if self.engine.kind is EngineKind.deepspeed and world_size > 1:
+            found.append(
+                f"scores.what={what} reads parameters that engine.kind=deepspeed keeps to itself: "
+                "say scores.what=[] and `lmtrain eval` afterwards, or engine.kind=fsdp"
+            )
+        named = task if task.name else None
+        if task.check() or self.model.check():
+            return found
+        return found + unanswerable(
+            self.scores,
+            what,
+            model=self.model,
+            task=named,
+            text=named is None,
+            prefix="scores.",
+        )
 
     def _ops(self) -> list[str]:
         """What computes must run on this machine, and take the mixers as they are."""
@@ -249,7 +288,7 @@ def typed(composed: DictConfig) -> Any:
     unknown = flat(composed).keys() - flat(config).keys()
     if unknown:
         raise ValueError(f"+{min(unknown)} adds a key that nobody reads: leave it out")
-    return config
+    return config.spelled() if isinstance(config, RunConfig) else config
 
 
 def to_yaml(config: object) -> str:

@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from math import lcm, log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lmtrain.batch import IGNORED
 from lmtrain.data.sources import open_data
 from lmtrain.data.validation import ValidationSet
+from lmtrain.evaluate.stretches import nats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lmtrain.evaluate.restore import Restored
+    from lmtrain.evaluate.subject import Subject
 
 PLACES = 32
 """Places are told apart by their binary digits."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Losses:
-    """Nats per target of one length."""
-
-    length: int
-    targets: int
-    loss: float
-    bits_per_byte: float | None
-    by_position: dict[str, float]
-    """Of tokens by how many stand before them in the piece: 0, 1, 2-3, 4-7, ..."""
-
-
 @torch.no_grad()
 def losses(
-    restored: Restored, lengths: Sequence[int], *, targets: int, tokens: int
-) -> list[Losses]:
-    """The losses of each length that the text has; every process calls this.
+    subject: Subject, lengths: Sequence[int], *, targets: int, tokens: int
+) -> list[dict[str, Any]]:
+    """Nats per target of each length that the text has; every process calls this.
+
+    ``by_position`` tells tokens apart by how many stand before them in the piece: 0, 1, 2-3, ...
 
     Args:
-        restored: the model, and the run whose held-back text is read.
-        lengths: powers of two; pieces are cut to the powers between the least and the largest.
+        subject: the model, and the run whose held-back text is read.
+        lengths: powers of two, of which the text has the longest; pieces are cut to the powers
+            between the least and the largest.
         targets: about how many.
-        tokens: computed at once, at least one piece.
-
-    Raises:
-        ValueError: no document is long enough.
+        tokens: computed at once; a piece that a process has alone is read in stretches.
     """
-    engine, run = restored.engine, restored.run
+    engine, run = subject.engine, subject.run
     curriculum = replace(run.curriculum, min_length=min(lengths), max_length=max(lengths))
     held = ValidationSet(open_data(run.data), curriculum, targets)
     longest = max(held.targets)
@@ -56,34 +45,36 @@ def losses(
     numbers = {length: number for number, length in enumerate(held.targets)}
     sums = torch.zeros(2, len(numbers), PLACES, dtype=torch.float64, device=engine.device)
     for length, batch in held.batches(row, **asdict(engine.place), device=engine.device):
-        nats = restored.model(batch.tokens, batch.layout, batch.targets).nll
         digits = torch.frexp(batch.layout.position.double())[1].long()
         kept = batch.targets != IGNORED
-        sums[0, numbers[length]].index_add_(0, digits, nats.double())
+        sums[0, numbers[length]].index_add_(0, digits, nats(subject, batch, tokens).double())
         sums[1, numbers[length]].index_add_(0, digits, kept.double())
-    nats, counts = engine.total(sums).tolist()
+    total, counts = engine.total(sums).tolist()
     return [
-        _losses(length, nats[number], counts[number], (held.bytes or {}).get(length))
+        _record(length, total[number], counts[number], (held.bytes or {}).get(length))
         for length, number in numbers.items()
         if length in lengths
     ]
 
 
-def _losses(length: int, nats: list[float], counts: list[float], size: int | None) -> Losses:
-    return Losses(
-        length=length,
-        targets=round(sum(counts)),
-        loss=sum(nats) / sum(counts),
-        bits_per_byte=sum(nats) / log(2) / size if size else None,
-        by_position={
-            _place(digits): each / count
-            for digits, (each, count) in enumerate(zip(nats, counts, strict=True))
+def _record(
+    length: int, total: list[float], counts: list[float], size: int | None
+) -> dict[str, Any]:
+    return {
+        "what": "text",
+        "length": length,
+        "targets": round(sum(counts)),
+        "loss": sum(total) / sum(counts),
+        "bits_per_byte": sum(total) / log(2) / size if size else None,
+        "by_position": {
+            place(digits): each / count
+            for digits, (each, count) in enumerate(zip(total, counts, strict=True))
             if count
         },
-    )
+    }
 
 
-def _place(digits: int) -> str:
+def place(digits: int) -> str:
     """The places of so many binary digits: ``4-7`` has three."""
     first, last = (1 << digits) // 2, (1 << digits) - 1
     return str(first) if first >= last else f"{first}-{last}"

@@ -1,105 +1,124 @@
-"""`lmtrain eval`: a checkpoint's scores as a table and a JSON file."""
+"""Scores of a model: each a record that is flat but for its named dictionaries."""
 
 from __future__ import annotations
 
-import json
-import os
-from contextlib import closing
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+import numpy as np
 
-from lmtrain.config import require
+from lmtrain.data.sources import open_data
+from lmtrain.data.store import Side
+from lmtrain.data.tasks.task import examples
 from lmtrain.evaluate.answers import answers
+from lmtrain.evaluate.context import contexts
 from lmtrain.evaluate.positions import losses
-from lmtrain.evaluate.restore import restore
-from lmtrain.machine import machine
-from lmtrain.train.engines import open_engine
+from lmtrain.evaluate.states import ROWS, states
+from lmtrain.settings.scores import ScoreKind
 
 if TYPE_CHECKING:
-    from lmtrain.evaluate.restore import Restored
-    from lmtrain.settings.evaluate import EvalConfig
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from lmtrain.config import RunConfig
+    from lmtrain.data.store import Documents
+    from lmtrain.data.tasks.config import TaskConfig
+    from lmtrain.evaluate.subject import Subject
+    from lmtrain.settings.scores import Asked
 
 
-def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
-    """Score a checkpoint; rank 0 prints and writes. One dictionary for each length.
+def task_of(run: RunConfig, name: str | None = None) -> TaskConfig | None:
+    """The task that is scored: the run's own or, as its paper has it, the one of this name."""
+    own = run.data.task
+    if name not in (None, own.name):
+        own = replace(own, name=name, options={})
+    return own if own.name else None
 
-    Raises:
-        ValueError: the configuration has problems, or does not fit the checkpoint.
+
+def scores(
+    subject: Subject,
+    asked: Asked,
+    *,
+    what: Sequence[ScoreKind],
+    task: TaskConfig | None,
+    tell: Callable[[str], None],
+) -> Iterator[dict[str, Any]]:
+    """The records, kind by kind; every process calls this.
+
+    Args:
+        subject: the model, and the run whose held-back text is read.
+        asked: lengths and how many.
+        what: the kinds.
+        task: of the rows that are asked and along which states are read; None reads text.
+        tell: hears of lengths that the text does not have.
     """
-    require(config.check())
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    with closing(open_engine(config.engine, config.parallel, world=world)) as engine:
-        restored = restore(config, engine)
-        found = _task(config, restored) if _asks(config, restored) else _text(config, restored)
-    if engine.rank == 0:
-        _tell(config, restored, found)
-    return found
+    for kind in what:
+        match kind:
+            case ScoreKind.task:
+                assert task is not None
+                yield from _answers(subject, asked, task)
+            case ScoreKind.states if task is not None:
+                for length in sorted(asked.lengths or task.lengths):
+                    first = np.arange(min(asked.rows, _count(asked, length)))
+                    rows = _unseen(task) + first
+                    drawn = examples(task.task, rows, seed=task.seed, length=length)
+                    yield states(subject, drawn.tokens, tokens=asked.row)
+            case _:
+                yield from _of_text(subject, asked, kind, tell)
 
 
-def _asks(config: EvalConfig, restored: Restored) -> bool:
-    return (config.task or restored.run.data.task.name) is not None
+def _answers(subject: Subject, asked: Asked, task: TaskConfig) -> Iterator[dict[str, Any]]:
+    for length in sorted(asked.lengths or task.lengths):
+        found = answers(
+            subject,
+            task.task,
+            length=length,
+            first=_unseen(task),
+            rows=asked.rows,
+            seed=task.seed,
+            tokens=asked.row,
+        )
+        yield {"what": "task", "task": task.name, "length": length, **found._asdict()}
 
 
-def _task(config: EvalConfig, restored: Restored) -> list[dict[str, Any]]:
-    """Rows of the run's own task come after those that it trained and validated on."""
-    asked = restored.run.data.task
-    if config.task not in (None, asked.name):
-        asked = replace(asked, name=config.task, options={})
-    require(asked.check_name())
-    return [
-        {
-            "task": asked.name,
-            "length": length,
-            **answers(
-                restored,
-                asked.task,
-                length=length,
-                first=asked.rows + asked.val_rows,
-                rows=config.rows,
-                seed=asked.seed,
-                tokens=config.row,
-            )._asdict(),
-        }
-        for length in sorted(config.lengths or asked.lengths)
-    ]
+def _unseen(task: TaskConfig) -> int:
+    """The first row that a run on the task neither trained nor validated on."""
+    return task.rows + task.val_rows
 
 
-def _text(config: EvalConfig, restored: Restored) -> list[dict[str, Any]]:
-    lengths = sorted(config.lengths or restored.run.curriculum.lengths)
-    found = losses(restored, lengths, targets=config.tokens, tokens=config.row)
-    return [asdict(each) for each in found]
+def _of_text(
+    subject: Subject, asked: Asked, kind: ScoreKind, tell: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    data = open_data(subject.run.data)
+    documents = data.documents(Side.validation)
+    lengths = sorted(asked.lengths or subject.run.curriculum.lengths)
+    longest = int(documents.lengths.max(initial=1)) - 1  # the last token has no target
+    there = [length for length in lengths if length <= longest]
+    if missing := lengths[len(there) :]:
+        tell(
+            f"{kind}: no held-back document has the {', '.join(map(str, missing))} targets that "
+            f"were asked for, the longest has {longest}"
+        )
+    if kind is ScoreKind.text and there:
+        yield from losses(subject, there, targets=asked.tokens, tokens=asked.row)
+    elif kind is ScoreKind.states:
+        for length in there:
+            starts = _spread(documents, length, count=_count(asked, length))
+            yield states(subject, data.read(starts, length), tokens=asked.row)
+    else:
+        for length in there:
+            budget = {"budget": asked.tokens, "tokens": asked.row}
+            yield from contexts(subject, data, documents, length=length, **budget)
 
 
-def _tell(config: EvalConfig, restored: Restored, found: list[dict[str, Any]]) -> None:
-    folder = restored.folder
-    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
-    out = Path(config.out) if config.out else run / "scores.json"
-    record = {
-        "checkpoint": str(folder),
-        "config": asdict(config),
-        "machine": machine(config.device),
-        "scores": found,
-    }
-    out.write_text(json.dumps(record, indent=1) + "\n")
-    console = Console()
-    console.print(_table(found, title=f"{restored.run.model.pattern} of {folder}"))
-    console.print(f"written to {out}", markup=False, highlight=False)
+def _count(asked: Asked, length: int) -> int:
+    """Rows along which states are read."""
+    return max(1, min(ROWS, asked.tokens // length))
 
 
-def _table(found: list[dict[str, Any]], title: str) -> Table:
-    """A row for each length; groups or positions side by side."""
-    parts = "by_group" if "by_group" in found[0] else "by_position"
-    names = list(dict.fromkeys(name for each in found for name in each[parts]))
-    plain = [key for key in found[0] if key != parts]
-    names = [] if len(names) == 1 else names
-    table = Table(title=title)
-    for heading in (*plain, *names):
-        table.add_column(heading.replace("_", " "), justify="right")
-    for each in found:
-        cells = [*(each[key] for key in plain), *(each[parts].get(name, "") for name in names)]
-        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
-    return table
+def _spread(documents: Documents, length: int, *, count: int) -> NDArray[np.int64]:
+    """Where so many documents of more than ``length`` tokens begin, at even distances."""
+    starts = documents.starts[documents.lengths > length]
+    count = min(count, len(starts))
+    return starts[np.arange(count) * len(starts) // count]

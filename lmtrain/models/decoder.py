@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,18 @@ from lmtrain.models.pattern import BlockSpec, parse
 from lmtrain.ops.loss import LinearCrossEntropy, linear_cross_entropy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from lmtrain.models.config import ModelConfig
     from lmtrain.models.mixers.base import SequenceMixer
     from lmtrain.ops.remat import Remat
+
+
+Result = TypeVar("Result")
+Lesson: TypeAlias = "Callable[[Decoder], Result]"
+"""Computes with a model what is neither its logits nor its loss; see `Decoder.forward`."""
 
 
 class DecoderState(NamedTuple):
@@ -71,16 +78,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out; with ``remat``, the inside is computed again in backward."""
-        if self.remat is None or not torch.is_grad_enabled():
-            return self.run(x, layout)
-        return self.remat(self.run, x, layout)
+        return self._run(self.run, x, layout)
+
+    def mix(self, y: Tensor, layout: SequenceLayout) -> Tensor:
+        """What the mixers give for ``y [t, d]``, which they read themselves: no norm is applied."""
+        return self._run(self._mix, y, layout)
 
     def run(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``forward``, with everything kept that the backward pass needs."""
         if self.mixer_norm is not None:
             y = self._read(self.mixer_norm, x)
-            y = self._merge([mixer(y, layout) for mixer in self.mixers])
-            x = x + self._give(self.mixer_norm, y)
+            x = x + self._give(self.mixer_norm, self._mix(y, layout))
         return self._feed_forward(x)
 
     def extend(
@@ -101,6 +109,14 @@ class Block(nn.Module):
     @property
     def _sequence_mixers(self) -> list[SequenceMixer]:
         return list(self.mixers)  # type: ignore[arg-type]
+
+    def _run(self, region: Callable[..., Tensor], x: Tensor, layout: SequenceLayout) -> Tensor:
+        if self.remat is None or not torch.is_grad_enabled():
+            return region(x, layout)
+        return self.remat(region, x, layout)
+
+    def _mix(self, y: Tensor, layout: SequenceLayout) -> Tensor:
+        return self._merge([mixer(y, layout) for mixer in self.mixers])
 
     def _merge(self, outputs: list[Tensor]) -> Tensor:
         if len(outputs) == 1:
@@ -153,6 +169,10 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Tensor, layout: SequenceLayout, targets: Tensor, *, z_loss: float = 0.0
     ) -> LinearCrossEntropy: ...
+    @overload
+    def forward(
+        self, tokens: Tensor, layout: SequenceLayout, targets: Tensor, *, lesson: Lesson[Result]
+    ) -> Result: ...
     def forward(
         self,
         tokens: Tensor,
@@ -160,15 +180,25 @@ class Decoder(nn.Module):
         targets: Tensor | None = None,
         *,
         z_loss: float = 0.0,
-    ) -> Tensor | LinearCrossEntropy:
-        """Logits ``[t, vocab]`` of ``tokens [t]``; with ``targets [t]``, their loss instead."""
-        x = self._embed(tokens)
-        for block in self.blocks:
-            x = block(x, layout)
-        x = self.norm(x)
+        lesson: Lesson[Any] | None = None,
+    ) -> Any:
+        """Logits ``[t, vocab]`` of ``tokens [t]``; with ``targets [t]``, their loss instead.
+
+        With a ``lesson``, what that makes of the model: engines have gathered it then.
+        """
+        if lesson is not None:
+            return lesson(self)
+        x = self.hidden(tokens, layout)
         if targets is None:
             return self.logits(x)
         return linear_cross_entropy(x, self.output_weight, targets, z_loss)
+
+    def hidden(self, tokens: Tensor, layout: SequenceLayout) -> Tensor:
+        """``[t, d]`` before the output head."""
+        x = self._embed(tokens)
+        for block in self.blocks:
+            x = block(x, layout)
+        return self.norm(x)
 
     def initial_states(self) -> DecoderState:
         """The state of a document of no tokens."""
@@ -192,6 +222,10 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """``[t, d] -> [t, vocab]``."""
         return F.linear(hidden, self.output_weight.to(hidden.dtype))
+
+    def losses(self, hidden: Tensor, targets: Tensor) -> LinearCrossEntropy:
+        """The loss of ``targets [t]`` after ``hidden [t, d]``, as `extend` gives it."""
+        return linear_cross_entropy(hidden, self.output_weight, targets)
 
     @property
     def output_weight(self) -> Tensor:

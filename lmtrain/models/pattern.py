@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from math import gcd
 
 LETTERS = {"A": "attention", "W": "sliding_window", "M": "mamba2", "G": "gated_deltanet"}
 """Letter of each mixer and the field of ``ModelConfig`` that shapes it."""
+
+RECURRENT = ("M", "G")
+"""Letters of the mixers that carry a state of constant size through the whole document."""
 
 _TOKEN = re.compile(
     r"(?P<open>\()|(?P<close>\))(?P<count>[0-9]*)|(?P<side>\[)(?P<inside>[^\[\]()]*)(?P<end>\]?)|(?P<one>.)",
@@ -35,10 +38,13 @@ class BlockSpec:
         return letters if len(self.mixers) == 1 else f"[{letters}]"
 
 
-class Place(StrEnum):
-    """Where the full-attention block stands among the linear ones of its group."""
+class Placement(StrEnum):
+    """Where in the stack the blocks of attention stand."""
 
+    evenly = "evenly"
+    """As far apart as they can, each behind the recurrent blocks of its group."""
     first = "first"
+    """All of them before the others."""
     middle = "middle"
     last = "last"
 
@@ -55,28 +61,45 @@ def parse(word: str, n_layers: int) -> tuple[BlockSpec, ...]:
     return tuple(islice(cycle(_expand(word, n_layers)), n_layers))
 
 
-def ratio(*, linear: str, full: str, parts: str, place: Place | str = Place.last) -> str:
-    """The word that mixes two letters as ``parts`` says: ``"3:1"`` is ``GGGA``.
+def hybrid(*, linear: str, full: str, ratio: str, placement: Placement, n_layers: int) -> str:
+    """The word of a stack in which ``ratio`` blocks of two kinds are mixed.
 
-    Full blocks are spread evenly: ``"5:2"`` is ``GGGAGGA``.
+    ``"3:1"`` of ``G`` and ``A`` is ``GGGA`` evenly, and ``AAGGGGGG`` first in 8 layers.
+
+    Args:
+        linear: letter of the recurrent blocks.
+        full: letter of the blocks of attention.
+        ratio: recurrent blocks to blocks of attention.
+        placement: where the latter stand.
+        n_layers: blocks of the stack.
 
     Raises:
-        ValueError: ``parts`` is not two whole numbers with a colon, or ``place`` not a ``Place``.
+        ValueError: ``ratio`` is not two whole numbers with a colon, or does not hold exactly in so
+            many blocks.
     """
-    numbers = re.fullmatch(r"([0-9]+):([0-9]+)", parts)
-    if numbers is None or parts.strip("0:") == "":
-        raise ValueError(f"parts must be two whole numbers like '3:1', got {parts!r}.")
+    linears, fulls = _parts(ratio)
+    if n_layers % (linears + fulls):
+        raise ValueError(
+            f"ratio={ratio} cannot hold in model.n_layers={n_layers}: make that a multiple of "
+            f"{linears + fulls}, or choose another ratio"
+        )
+    if placement is Placement.evenly:
+        ends = [-(-i * linears // fulls) for i in range(1, fulls + 1)] if fulls else []
+        gaps = [end - start for start, end in pairwise([0, *ends])]
+        return "".join(linear * gap + full for gap in gaps) or linear
+    times = n_layers // (linears + fulls)
+    others, block = linears * times, full * (fulls * times)
+    before = {Placement.first: 0, Placement.middle: (others + 1) // 2, Placement.last: others}
+    return linear * before[placement] + block + linear * (others - before[placement])
+
+
+def _parts(ratio: str) -> tuple[int, int]:
+    """The numbers of a ratio in lowest terms."""
+    numbers = re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})", ratio)
+    if numbers is None or ratio.strip("0:") == "":
+        raise ValueError(f"ratio={ratio} is not two whole numbers like 3:1, 1:0 or 0:1")
     linears, fulls = (int(n) for n in numbers.groups())
-    linears, fulls = linears // gcd(linears, fulls), fulls // gcd(linears, fulls)
-    if not fulls:
-        return linear
-    groups = [(linears + fulls - 1 - i) // fulls for i in range(fulls)]
-    return "".join(_group(linear, full, size, Place(place)) for size in groups)
-
-
-def _group(linear: str, full: str, size: int, place: Place) -> str:
-    before = {Place.first: 0, Place.middle: (size + 1) // 2, Place.last: size}[place]
-    return linear * before + full + linear * (size - before)
+    return linears // gcd(linears, fulls), fulls // gcd(linears, fulls)
 
 
 def _expand(word: str, limit: int) -> list[BlockSpec]:

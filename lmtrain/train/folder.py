@@ -1,6 +1,6 @@
 """The run folder: who owns it, what it holds, and whether a run may continue in it.
 
-config.yaml  metrics.jsonl  checkpoints/step_00000100/  samples/  done
+config.yaml  metrics.jsonl  checkpoints/step_00000100/  samples/  scores.json  done
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ import fcntl
 import json
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from lmtrain.config import RunConfig, flat, read, to_yaml
 from lmtrain.train.checkpoint import State, clean, newest, read_state, retain
+from lmtrain.train.checkpoint import path as checkpoint_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from lmtrain.data.plan import Plan
     from lmtrain.data.replan import Past
@@ -40,6 +41,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
+        self.scores = path / "scores.json"
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -87,6 +89,14 @@ class RunFolder:
         """Whether the validation after ``step`` was reported."""
         lines = (self.path / "metrics.jsonl").read_text().splitlines()
         return any(_step(line) == step and "val_loss" in line for line in lines)
+
+    def scored(self, step: int) -> bool:
+        """Whether the scores of the model after ``step`` were written."""
+        try:
+            scored = json.loads(self.scores.read_text())["checkpoint"]
+        except (OSError, ValueError, KeyError):
+            return False
+        return Path(scored).name == checkpoint_at(self.checkpoints, step).name
 
     def finish(self, step: int) -> None:
         """Say that the run reached its last step."""

@@ -44,8 +44,9 @@ class Opened:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.folder.finished() is not None and self.first_step == self.config.train.steps
+        """Whether there is nothing left to do, to score neither."""
+        last = self.folder.finished() is not None and self.first_step == self.config.train.steps
+        return last and (not self.config.scores.what or self.folder.scored(self.first_step))
 
 
 def open_run(config: RunConfig, damaged: Mapping[Path, str] | None = None) -> Opened:

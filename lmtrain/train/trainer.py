@@ -14,6 +14,7 @@ import torch
 from lmtrain.compilation import watched
 from lmtrain.data.loader import Loader
 from lmtrain.data.summary import summarize
+from lmtrain.evaluate.subject import Subject
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.ops.backend import bind, describe
@@ -34,6 +35,7 @@ from lmtrain.train.report import FaultReport
 from lmtrain.train.samples import write_samples
 from lmtrain.train.saver import Saver
 from lmtrain.train.schedule import learning_rate
+from lmtrain.train.scoring import score
 from lmtrain.train.start import copy_weights
 from lmtrain.train.steps import Reporter, Update
 from lmtrain.train.stop import StopRequest
@@ -51,7 +53,7 @@ class Outcome:
 
     step: int
     signal: int | None = None
-    """What stopped it before its last step."""
+    """What stopped it before its last step, or before its scores."""
 
 
 def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
@@ -84,7 +86,10 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
             model, optimizer = birth(config, engine, weights)
             if opened.start:
                 engine.load(opened.start[0], model, optimizer)
-            outcome = Training(opened, engine, model, optimizer, tell, stop).fit()
+            training = Training(opened, engine, model, optimizer, tell, stop)
+            outcome = training.fit()
+            if outcome.signal is None and config.scores.what:
+                outcome = training.score()
         if leads:
             conclude(opened, outcome, tell)
     return outcome
@@ -93,7 +98,7 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
 def conclude(opened: Opened, outcome: Outcome, tell: Everyone) -> None:
     """Write samples and ``done`` after the last step; say what can be done next."""
     folder = opened.folder
-    if outcome.step < opened.config.train.steps:
+    if outcome.signal is not None:
         tell(f"stopped after step {outcome.step}: the same command continues")
         return
     config = opened.config
@@ -246,6 +251,14 @@ class Training:
             parts = self.config.train.accumulate * self.engine.place.world
             row = self.config.train.tokens_per_step // parts
             self.tell(validate(self.model, sets, self.engine, step=step, row=row))
+
+    def score(self) -> Outcome:
+        """Score the model after its last step; stopped meanwhile, the next start does it anew."""
+        folder, steps = self.opened.folder, self.config.train.steps
+        saved = checkpoint.path(folder.checkpoints, steps)
+        subject = Subject(self.model.eval(), self.engine, self.config, saved)
+        done = score(subject, folder.scores, tell=self.tell, stop=self.stop)
+        return Outcome(step=steps, signal=None if done else self.stop.signal or SIGTERM)
 
     def save(self, step: int) -> None:
         """Begin to write a checkpoint."""

@@ -16,7 +16,7 @@ from runs import Run
 from lmtrain.config import compose
 from lmtrain.data.tasks.table import TASKS
 from lmtrain.data.tasks.task import examples
-from lmtrain.evaluate.scores import evaluate
+from lmtrain.evaluate.evaluate import evaluate
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.decoder import Decoder
 

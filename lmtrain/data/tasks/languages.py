@@ -26,6 +26,11 @@ class RegularLanguages:
     symbols: int = 16
     groups = ("all",)
 
+    def __post_init__(self) -> None:
+        """The two edges of a state have different symbols."""
+        if self.symbols < 2:  # noqa: PLR2004
+            raise ValueError(f"symbols={self.symbols} cannot tell two edges apart: use 2 or more")
+
     @property
     def vocab_size(self) -> int:
         """The symbols."""

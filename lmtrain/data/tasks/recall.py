@@ -28,6 +28,13 @@ class Mqar:
     """Exponent + 1 of the law of distances: small values ask soon."""
     groups = ("all",)
 
+    def __post_init__(self) -> None:
+        """Every pair has a key of its own."""
+        if self.pairs > self.keys:
+            raise ValueError(
+                f"pairs={self.pairs} need as many keys, and there are keys={self.keys}: raise keys"
+            )
+
     @property
     def vocab_size(self) -> int:
         """The filler, keys and values."""
@@ -110,6 +117,14 @@ class Needles:
     noise: int = 64
     """Tokens of the haystack."""
     groups = TENTHS
+
+    def __post_init__(self) -> None:
+        """Every needle has a key of its own."""
+        if self.needles > self.keys:
+            raise ValueError(
+                f"needles={self.needles} need as many keys, and there are keys={self.keys}: raise "
+                "keys"
+            )
 
     @property
     def vocab_size(self) -> int:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lmtrain.data.tasks.task import RowRandom
 
 
+LARGEST_CYCLE = 1024
+"""Elements of the largest cyclic group: its table has the square of that."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WordProblem:
     """Tokens are elements of a group, the target of each is the product up to it.
@@ -58,11 +62,11 @@ def cayley(group: str) -> NDArray[np.int64]:
     Raises:
         ValueError: no such group.
     """
-    kind, size = group[:1], int(group[1:]) if group[1:].isdigit() else 0
-    if kind == "Z" and size > 1:
+    kind, size = group[:1], int(group[1:]) if group[1:].isdecimal() else 0
+    if kind == "Z" and 1 < size <= LARGEST_CYCLE:
         return np.add.outer(np.arange(size), np.arange(size)) % size
     if kind not in ("A", "S") or not 2 <= size <= 6:  # noqa: PLR2004  720 elements are enough
-        raise ValueError(f"group={group} is none of Z2, Z3, ..., S2 to S6, A3 to A6")
+        raise ValueError(f"group={group} is none of Z2 to Z{LARGEST_CYCLE}, S2 to S6, A3 to A6")
     every = np.array([p for p in permutations(range(size)) if kind == "S" or _is_even(p)])
     codes = every @ size ** np.arange(size)
     order = np.argsort(codes)

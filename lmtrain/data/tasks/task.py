@@ -44,11 +44,6 @@ class Examples(NamedTuple):
         none = np.zeros(len(tokens), np.int64)
         return cls(tokens, targets, targets != IGNORED, none if group is None else group)
 
-    def rows(self, first: int, stop: int) -> Examples:
-        """Some of them."""
-        here = slice(first, stop)
-        return Examples(self.tokens[here], self.targets[here], self.asked[here], self.group[here])
-
 
 class RowRandom:
     """Random numbers of rows, each a function of the row's number and of how many came before.

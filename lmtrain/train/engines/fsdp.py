@@ -12,6 +12,7 @@ from torch.distributed.fsdp import (
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
+    register_fsdp_forward_method,
 )
 
 from lmtrain.models.layers import Linear
@@ -99,6 +100,8 @@ def shard(
         fully_shard(block, mesh=mesh, offload_policy=offload)
         held.append([part for part in parts if isinstance(part, FSDPModule)])
     fully_shard(model, mesh=mesh, offload_policy=offload)
+    for module in (*model.blocks, model):
+        register_fsdp_forward_method(module, "extend")  # gathers as forward does
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

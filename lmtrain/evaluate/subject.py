@@ -1,4 +1,4 @@
-"""A trained model, held by one process or by all, for scores."""
+"""What is scored: a trained model, held by one process or by all."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lmtrain.config import RunConfig, read
+from lmtrain.config import RunConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.ops.backend import bind
-from lmtrain.train.checkpoint import find
 from lmtrain.train.engines import Engine
 from lmtrain.train.tensors import model_tensors, read_tensors
 
@@ -20,27 +19,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Restored:
-    """A model as its run left it."""
+class Subject:
+    """A model as its run left it, or is about to leave it."""
 
     model: Decoder
     engine: Engine
     run: RunConfig
+    """Resolved."""
     folder: Path
-    """The checkpoint."""
+    """The checkpoint with these weights."""
 
 
-def restore(config: EvalConfig, engine: Engine) -> Restored:
+def restore(config: EvalConfig, run: RunConfig, folder: Path, engine: Engine) -> Subject:
     """The model of a checkpoint, spread over the processes of ``engine``.
 
+    Args:
+        config: what computes.
+        run: of the checkpoint.
+        folder: the checkpoint.
+        engine: whose processes all call this.
+
     Raises:
-        ValueError: there is no checkpoint, or it is damaged, or cannot be computed so.
+        ValueError: it is damaged, or cannot be computed so.
     """
-    folder = find(Path(config.checkpoint or ""))
-    run = read(folder / "config.yaml")
     with torch.device("meta"):
         model = Decoder(run.model)
     bind(model, config.ops, engine.device, engine.dtype)
     engine.prepare(model)
     read_tensors(folder / "model", model_tensors(model), world=engine.world)
-    return Restored(model.eval(), engine, run, folder)
+    return Subject(model.eval(), engine, run, folder)
