@@ -27,6 +27,7 @@ from lmtrain.models.config import ModelConfig
 from lmtrain.ops.config import OpsConfig, resolve
 from lmtrain.parallel.config import ParallelConfig
 from lmtrain.settings.checkpoint import CheckpointSection, ResumeSection
+from lmtrain.settings.distill import DistillSection
 from lmtrain.settings.engine import EngineConfig, EngineKind, Precision, Remat
 from lmtrain.settings.evaluate import EvalConfig
 from lmtrain.settings.export import ExportConfig, ImportConfig
@@ -59,6 +60,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     ops: OpsConfig = field(default_factory=OpsConfig)
     train: TrainSection = field(default_factory=TrainSection)
+    distill: DistillSection = field(default_factory=DistillSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     faults: FaultsSection = field(default_factory=FaultsSection)
@@ -88,6 +90,12 @@ class RunConfig:
             *self._ops(),
             *self._budget(),
             *self.train.check(),
+            *self.distill.check(
+                steps=self.train.steps,
+                weights=self.run.weights,
+                engine=self.engine,
+                world=world_size,
+            ),
             *self.validation.check(),
             *self.checkpoint.check(),
             *self.faults.check(self.checkpoint.every),

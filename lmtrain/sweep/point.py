@@ -65,9 +65,9 @@ def run_point(composed: DictConfig, folder: Path) -> int:
 @contextmanager
 def _told_in(folder: Path) -> Iterator[None]:
     """Points that run side by side tell what they do in their folders, not over each other."""
-    with (folder / "output.txt").open("a", buffering=1, encoding="utf-8") as output:
-        with redirect_stdout(output), redirect_stderr(output):
-            yield
+    output = (folder / "output.txt").open("a", buffering=1, encoding="utf-8")
+    with output, redirect_stdout(output), redirect_stderr(output):
+        yield
     last = (folder / "output.txt").read_text(encoding="utf-8").splitlines()[-1:]
     print(f"{folder.name}: {''.join(last)}", flush=True)
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 LONGEST_NAME = 160
 """Letters of a folder's name: file systems allow 255 bytes."""
 
-QUOTES = "'\""
-
 
 @dataclass(frozen=True)
 class Point:
@@ -32,7 +30,7 @@ class Point:
     @property
     def name(self) -> str:
         """Its folder: the same for the same values, another for others."""
-        said = ",".join(f"{key}={value.strip(QUOTES)}" for key, value in self.values.items())
+        said = ",".join(f"{key}={value}" for key, value in self.values.items())
         plain = re.sub(r"[^\w.,=:+()\[\]-]", "-", said)
         if plain == said and len(plain) <= LONGEST_NAME:
             return plain
@@ -70,8 +68,14 @@ def spread(overrides: Iterable[Override], *, named: Iterable[str] = ()) -> list[
 
 
 def _point(words: tuple[str, ...], distinguishing: set[str]) -> Point:
-    said = {_bare(key): value for key, _, value in (word.partition("=") for word in words)}
+    pairs = (word.partition("=") for word in words)
+    said = {_bare(key): _plain(value) for key, _, value in pairs}
     return Point({key: said[key] for key in said if key in distinguishing}, words)
+
+
+def _plain(value: str) -> str:
+    """A value without what only Hydra's grammar needs."""
+    return value[1:-1] if value[:1] in ("'", '"') else re.sub(r"\\(.)", r"\1", value)
 
 
 def _bare(key: str) -> str:

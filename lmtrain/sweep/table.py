@@ -42,7 +42,7 @@ def print_points(folder: Path, asked: Sequence[Point]) -> int:
         measures = found.measures if found else {}
         numbers = [_number(measures.get(name)) for name in ("loss", *([score] if score else []))]
         steps = str(found.run.step) if found else ""
-        table.add_row(*map(_plain, point.values.values()), state, steps, *numbers)
+        table.add_row(*point.values.values(), state, steps, *numbers)
     console = Console(highlight=False, markup=False)
     console.print()
     console.print(table)
@@ -75,7 +75,3 @@ def _score(done: Sequence[Done]) -> str | None:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _plain(value: str) -> str:
-    return value.strip("'\"")

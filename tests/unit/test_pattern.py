@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmtrain.models.pattern import LETTERS, BlockSpec, Place, parse, ratio
+from lmtrain.config import compose
+from lmtrain.models.pattern import LETTERS, BlockSpec, Placement, hybrid, parse
 
 
 def written(word: str, n_layers: int) -> str:
@@ -99,31 +98,60 @@ def test_what_is_written_is_read_back(stack: list[BlockSpec], times: int, cut: i
 
 
 @pytest.mark.parametrize(
-    ("parts", "place", "word"),
+    ("ratio", "placement", "layers", "word"),
     [
-        ("3:1", Place.last, "GGGA"),
-        ("3:1", "first", "AGGG"),
-        ("3:1", Place.middle, "GGAG"),
-        ("6:2", Place.last, "GGGA"),
-        ("5:2", Place.last, "GGGAGGA"),
-        ("1:3", Place.last, "GAAA"),
-        ("1:0", Place.last, "G"),
-        ("0:2", Place.last, "A"),
+        ("3:1", "evenly", 8, "GGGA"),
+        ("6:2", "evenly", 8, "GGGA"),
+        ("5:2", "evenly", 14, "GGGAGGA"),
+        ("1:3", "evenly", 4, "GAAA"),
+        ("1:0", "evenly", 5, "G"),
+        ("0:2", "evenly", 5, "A"),
+        ("3:1", "first", 8, "AAGGGGGG"),
+        ("3:1", "middle", 8, "GGGAAGGG"),
+        ("2:1", "middle", 3, "GAG"),
+        ("4:1", "middle", 5, "GGAGG"),
+        ("3:1", "last", 8, "GGGGGGAA"),
+        ("1:0", "middle", 3, "GGG"),
     ],
 )
-def test_a_ratio_is_a_word(parts: str, place: Place | str, word: str) -> None:
-    assert ratio(linear="G", full="A", parts=parts, place=place) == word
+def test_a_ratio_is_a_word(ratio: str, placement: str, layers: int, word: str) -> None:
+    place = Placement(placement)
+    assert hybrid(linear="G", full="A", ratio=ratio, placement=place, n_layers=layers) == word
 
 
-@given(st.integers(0, 40), st.integers(0, 40), st.sampled_from(Place))
-def test_a_ratio_holds_exactly(linears: int, fulls: int, place: Place) -> None:
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 5), st.sampled_from(Placement))
+def test_a_ratio_holds_exactly(linears: int, fulls: int, times: int, placement: Placement) -> None:
     if linears + fulls == 0:
         return
-    word = ratio(linear="M", full="W", parts=f"{linears}:{fulls}", place=place)
-    assert Fraction(word.count("M"), len(word)) == Fraction(linears, linears + fulls)
+    layers = (linears + fulls) * times
+    word = hybrid(
+        linear="M", full="W", ratio=f"{linears}:{fulls}", placement=placement, n_layers=layers
+    )
+    mixers = [block.mixers for block in parse(word, layers)]
+    assert mixers.count(("M",)) == linears * times
+    assert mixers.count(("W",)) == fulls * times
+    assert len(mixers) == layers
 
 
-@pytest.mark.parametrize("parts", ["3", "3:1:1", "a:b", "-1:2", "0:0", ""])
-def test_a_ratio_that_is_none_is_refused(parts: str) -> None:
-    with pytest.raises(ValueError, match="two whole numbers"):
-        ratio(linear="G", full="A", parts=parts)
+@pytest.mark.parametrize(
+    ("ratio", "told"),
+    [
+        *((ratio, "two whole numbers") for ratio in ["3", "3:1:1", "a:b", "-1:2", "0:0", ""]),
+        ("4:1", "ratio=4:1 cannot hold in model.n_layers=8: make that a multiple of 5"),
+    ],
+)
+def test_a_ratio_that_cannot_hold_is_refused(ratio: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        hybrid(linear="G", full="A", ratio=ratio, placement=Placement.evenly, n_layers=8)
+
+
+def test_a_configuration_says_a_ratio_and_holds_the_word() -> None:
+    said = ["hybrid.mixer=M", "hybrid.ratio=1:1", "hybrid.placement=last", "model.n_layers=4"]
+    config = compose(said)
+    assert config.model.pattern == "MMAA"
+    assert compose(["model.pattern=GW", "hybrid.ratio=1:1"]).model.pattern == "GW"
+    problems = compose([*said, "hybrid.mixer=X", "hybrid.ratio=2:1"]).hybrid.check(4)
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "hybrid.mixer=X is no mixer",
+        "hybrid.ratio=2",
+    ]

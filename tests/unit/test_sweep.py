@@ -78,9 +78,9 @@ def test_what_would_do_nothing_or_one_thing_twice_never_begins(
 
 
 def test_two_sweeps_do_not_share_a_folder_and_none_hides_in_a_run(tmp_path: Path) -> None:
-    with claimed(tmp_path), pytest.raises(ValueError, match="in use by another sweep"):
-        with claimed(tmp_path):
-            pass
+    again = pytest.raises(ValueError, match="in use by another sweep")
+    with claimed(tmp_path), again, claimed(tmp_path):
+        pass
     with claimed(tmp_path):  # it was let go
         (tmp_path / "config.yaml").touch()
     with pytest.raises(ValueError, match="holds a run"):
