@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from lmtrain.export.links import Link
 
+ATTENTION = ("attention", "sliding_window")
 RENAMED = (("embedding.", "embed_tokens."), ("blocks.", "layers."))
 
 
@@ -28,7 +29,8 @@ def describe(config: ModelConfig) -> Json:
     whole = config.explicit()
     blocks = [{"mixers": "".join(spec.mixers), "mlp": spec.mlp} for spec in specs(config)]
     stack = asdict(whole)
-    stack["mlp"]["kind"] = str(whole.mlp.kind)
+    for section in (stack["mlp"], *(stack[name]["rope_scaling"] for name in ATTENTION)):
+        section["kind"] = str(section["kind"])
     return {
         "stack": stack,
         "blocks": blocks,

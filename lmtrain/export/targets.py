@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,15 +77,15 @@ def swiglu(config: ModelConfig) -> Iterator[str]:
         yield from wants(mlp__kind=(config.mlp.kind, MlpKind.swiglu))
 
 
-def alike(config: ModelConfig) -> Iterator[str]:
-    """Where ``A`` and ``W`` stand in one stack, they must have the same shape."""
+def alike(config: ModelConfig, *, but: Container[str] = ()) -> Iterator[str]:
+    """Where ``A`` and ``W`` stand in one stack, they must be the same, ``but`` for these."""
     if {"A", "W"} <= letters(config):
-        for name in AttentionConfig.__dataclass_fields__:
-            a, w = getattr(config.attention, name), getattr(config.sliding_window, name)
-            if a != w:
+        windows = _values(config.sliding_window, but)
+        for name, a in _values(config.attention, but).items():
+            if a != windows[name]:
                 yield (
-                    f"model.sliding_window.{name}={_said(w)}, it needs model.attention.{name}"
-                    f"={_said(a)}"
+                    f"model.sliding_window.{name}={_said(windows[name])}, it needs "
+                    f"model.attention.{name}={_said(a)}"
                 )
 
 
@@ -120,27 +120,11 @@ def stack(said: Json, kinds: Mapping[str, str], **own: Any) -> ModelConfig:
     )
 
 
-def theta(said: Json) -> float:
-    """The base of full, unscaled rotary positions, in today's spelling or the older one.
-
-    Raises:
-        ValueError: positions are scaled, or rotate a part of the head.
-    """
-    old, rope = said.get("rope_scaling") or {}, said.get("rope_parameters") or {}
-    kinds = [each.get("rope_type", each.get("type", "default")) for each in (old, rope)]
-    kind = next((kind for kind in kinds if kind != "default"), "default")
-    part = rope.get("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))
-    if kind != "default" or part != 1.0:
-        raise ValueError(
-            f"its rotary positions are {kind} over {part} of a head: lmtrain has default over 1.0"
-        )
-    return float(rope.get("rope_theta") or said["rope_theta"])
-
-
-def rotary(base: float, **more: Any) -> Json:
-    """Rotary positions over the whole head; twice, as servers read the older spelling."""
-    parameters = {"rope_type": "default", "rope_theta": base, "partial_rotary_factor": 1.0}
-    return {"rope_parameters": {**parameters, **more}, "rope_theta": base}
+def _values(a: AttentionConfig, but: Container[str]) -> dict[str, Any]:
+    """What both sections have, by name."""
+    own = {n: getattr(a, n) for n in AttentionConfig.__dataclass_fields__ if n not in but}
+    scaling = own.pop("rope_scaling", None)
+    return own | {f"rope_scaling.{n}": v for n, v in (vars(scaling) if scaling else {}).items()}
 
 
 def _said(value: Any) -> str:

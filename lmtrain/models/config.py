@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from lmtrain.models.pattern import parse
+from lmtrain.models.rope import RopeScaling
 
 
 class MlpKind(StrEnum):
@@ -35,6 +36,7 @@ class AttentionConfig:
     """Rotary positions; false is NoPE."""
     rope_theta: float = 100_000.0
     """Base of the rotary frequencies."""
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
     qk_norm: bool = True
     """RMSNorm over each head of q and k, before the rotation."""
     qk_norm_joint: bool = False
@@ -58,6 +60,8 @@ class AttentionConfig:
             yield "kv_heads", f"{self.kv_heads} does not divide heads={self.heads}: {remedy}"
         if self.rope and self.width(d_model) % 2:
             yield "head_dim", f"{self.width(d_model)} is odd: rotary positions need pairs"
+        for name, problem in self.rope_scaling.problems(rope=self.rope):
+            yield f"rope_scaling.{name}", problem
         if self.qk_norm_joint and not self.qk_norm:
             yield "qk_norm_joint", "true normalises nothing without qk_norm: say qk_norm=true"
 

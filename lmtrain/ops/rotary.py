@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from math import ceil, floor, log, pi
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -12,9 +13,60 @@ if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
 
 
-def angles(layout: SequenceLayout, *, width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """``[t, 1, width / 2]`` cosines and sines, by the position of each token in its document."""
-    return layout.derive(_tables, width, theta)
+class Frequencies(NamedTuple):
+    """How each pair of a head turns. It can be hashed, so that equal ones share their tables."""
+
+    values: tuple[float, ...]
+    """Radians per token."""
+    scale: float = 1.0
+    """What the pairs are multiplied by as they turn; its square multiplies logits of attention."""
+
+
+def frequencies(width: int, theta: float) -> Frequencies:
+    """``theta^(-2i / width)`` for the pairs ``i`` of a head; known on the host."""
+    exponent = torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width
+    return Frequencies(tuple((theta**-exponent).tolist()))
+
+
+def interpolated(width: int, theta: float, *, factor: float) -> Frequencies:
+    """Position interpolation (Chen et al. 2023, arXiv 2306.15595): positions over ``factor``."""
+    return Frequencies(tuple(value / factor for value in frequencies(width, theta).values))
+
+
+def yarn(
+    width: int,
+    theta: float,
+    *,
+    factor: float,
+    original_length: int,
+    beta_fast: float,
+    beta_slow: float,
+    attention_factor: float | None,
+) -> Frequencies:
+    """YaRN (Peng et al. 2023, arXiv 2309.00071), as ``rope_type=yarn`` of transformers has it.
+
+    Pairs between ``beta_fast`` and ``beta_slow`` turns within ``original_length`` go over from
+    unchanged to interpolated, linearly in their number (section 3.2 of the paper, whose ramp is
+    linear in the turns). ``attention_factor`` None is that of section 3.4.
+    """
+
+    def pair(turns: float) -> float:
+        """The pair, as a real number, that turns so often within ``original_length``."""
+        return width * log(original_length / (turns * 2 * pi)) / (2 * log(theta))
+
+    first, last = max(floor(pair(beta_fast)), 0), min(ceil(pair(beta_slow)), width - 1)
+    over = (last - first) or 1e-3
+    slowed = [min(max((i - first) / over, 0.0), 1.0) for i in range(width // 2)]
+    if attention_factor is None:
+        attention_factor = 0.1 * log(factor) + 1
+    plain = zip(frequencies(width, theta).values, slowed, strict=True)
+    values = tuple(value * (1 - part + part / factor) for value, part in plain)
+    return Frequencies(values, attention_factor)
+
+
+def angles(layout: SequenceLayout, *, of: Frequencies) -> tuple[Tensor, Tensor]:
+    """``[t, 1, pairs]`` cosines and sines, by the position of each token in its document."""
+    return layout.derive(_tables, of)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -23,8 +75,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
 
-def _tables(layout: SequenceLayout, width: int, theta: float) -> tuple[Tensor, Tensor]:
+def _tables(layout: SequenceLayout, of: Frequencies) -> tuple[Tensor, Tensor]:
     """In fp32 from fp64 angles: exact at any position."""
-    exponent = torch.arange(0, width, 2, dtype=torch.float64, device=layout.device) / width
-    angle = layout.position[:, None].double() * theta**-exponent
-    return angle.cos().float()[:, None], angle.sin().float()[:, None]
+    values = torch.tensor(of.values, dtype=torch.float64, device=layout.device)
+    angle = layout.position[:, None].double() * values
+    cos, sin = ((of.scale * x).float()[:, None] for x in (angle.cos(), angle.sin()))
+    return cos, sin

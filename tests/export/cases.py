@@ -22,6 +22,7 @@ from lmtrain.models.config import (
     SlidingWindowConfig,
 )
 from lmtrain.models.decoder import Decoder
+from lmtrain.models.rope import RopeKind, RopeScaling
 from lmtrain.train.checkpoint import State
 from lmtrain.train.manifest import NAME, Manifest
 
@@ -45,6 +46,9 @@ BASE = ModelConfig(
     mlp=MlpConfig(hidden=48),
 )
 CENTERED = NormConfig(zero_centered=True)
+YARN = RopeScaling(kind=RopeKind.yarn, factor=4.0, original_length=64)
+SHARP = replace(YARN, beta_fast=16.0, beta_slow=2.0, attention_factor=1.5)
+LINEAR = RopeScaling(kind=RopeKind.linear, factor=8.0)
 
 NATIVE: dict[str, tuple[str, ModelConfig]] = {
     "llama": ("llama", replace(BASE, pattern="AaA", attention=PLAIN, tie_embeddings=False)),
@@ -107,6 +111,55 @@ NATIVE: dict[str, tuple[str, ModelConfig]] = {
         ),
     ),
     "mamba2": ("mamba2", replace(BASE, pattern="m")),
+    "llama yarn": (
+        "llama",
+        replace(BASE, pattern="A", attention=replace(PLAIN, rope_scaling=YARN)),
+    ),
+    "llama linear": (
+        "llama",
+        replace(BASE, pattern="A", attention=replace(PLAIN, rope_scaling=LINEAR)),
+    ),
+    "mistral yarn": (
+        "mistral",
+        replace(
+            BASE, pattern="W", sliding_window=replace(WINDOW, qk_norm=False, rope_scaling=YARN)
+        ),
+    ),
+    "qwen3 yarn": (
+        "qwen3",
+        replace(
+            BASE,
+            pattern="WA",
+            attention=AttentionConfig(**HEADS, rope_scaling=SHARP),
+            sliding_window=replace(WINDOW, rope_scaling=SHARP),
+        ),
+    ),
+    "olmo3 yarn": (
+        "olmo3",
+        replace(
+            BASE,
+            pattern="WWA",
+            attention=replace(AFTER, rope_scaling=YARN, rope_theta=5e5),
+            sliding_window=replace(WINDOW, qk_norm_joint=True, norm_after=True),
+        ),
+    ),
+    "qwen3_5 yarn": (
+        "qwen3_5_text",
+        replace(BASE, pattern="GA", attention=AttentionConfig(**HEADS, rope_scaling=YARN)),
+    ),
+    "olmo_hybrid yarn": (
+        "olmo_hybrid",
+        replace(
+            BASE,
+            pattern="GA",
+            attention=replace(AFTER, rope_scaling=YARN),
+            norm=NormConfig(eps=1e-5),
+        ),
+    ),
+    "granite linear": (
+        "granitemoehybrid",
+        replace(BASE, pattern="MA", attention=replace(PLAIN, rope_scaling=LINEAR)),
+    ),
 }
 """Name of the case: the target that must be chosen, and the stack."""
 
@@ -121,6 +174,16 @@ CUSTOM: dict[str, ModelConfig] = {
     "G": replace(BASE, pattern="G"),
     "M": replace(BASE, pattern="M", mamba2=Mamba2Config(head_dim=16, state_dim=8, groups=2)),
     "side by side": replace(BASE, pattern="[AM][wg]G", attention=AFTER),
+    "yarn and linear": replace(
+        BASE,
+        pattern="GWMA",
+        n_layers=4,
+        attention=replace(GATED, rope_scaling=YARN),
+        sliding_window=replace(WINDOW, rope_scaling=LINEAR),
+    ),
+    "yarn with all its keys": replace(
+        BASE, pattern="[AM]", attention=AttentionConfig(**HEADS, rope_scaling=SHARP)
+    ),
     "no MLP": replace(
         BASE,
         pattern="mg-aW-",

@@ -15,9 +15,11 @@ from lmtrain.export.export import choose
 from lmtrain.export.importing import TARGETS
 from lmtrain.export.links import gated_queries
 from lmtrain.export.native import NATIVE as TABLES
-from lmtrain.export.targets import theta, word
+from lmtrain.export.positions import positions
+from lmtrain.export.targets import word
 from lmtrain.export.trained import blank
 from lmtrain.export.verify import rounded
+from lmtrain.models.rope import RopeKind, RopeScaling
 from lmtrain.settings.export import ExportConfig, Home
 
 if TYPE_CHECKING:
@@ -145,14 +147,24 @@ def test_a_word_is_the_shortest_that_tiles(letters: str, shortest: str) -> None:
 
 
 def test_rotary_positions_in_both_spellings() -> None:
-    assert theta({"rope_theta": 5e5}) == 5e5
-    assert theta({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}) == 1e4
+    plain = RopeScaling()
+    assert positions({"rope_theta": 5e5}) == {"rope_theta": 5e5, "rope_scaling": plain}
+    today = {"rope_theta": 1e4, "rope_type": "default"}
+    found = positions({"rope_parameters": today})
+    assert found == {"rope_theta": 1e4, "rope_scaling": plain}
+    older = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "truncate": True}
+    yarn = RopeScaling(kind=RopeKind.yarn, factor=4.0, original_length=64)
+    found = positions({"rope_theta": 1e4, "rope_scaling": older})
+    assert found == {"rope_theta": 1e4, "rope_scaling": yarn}
     for said in (
-        {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_theta": 1e4, "rope_scaling": {"type": "llama3", "factor": 2.0}},
+        {"rope_theta": 1e4, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+        {"rope_theta": 1e4, "rope_scaling": {**older, "truncate": False}},
+        {"rope_theta": 1e4, "rope_scaling": {**older, "mscale": 0.7}},
         {"rope_theta": 1e4, "partial_rotary_factor": 0.25},
     ):
         with pytest.raises(ValueError, match="rotary positions"):
-            theta(said)
+            positions(said)
 
 
 @pytest.mark.parametrize(("said", "size"), [("5GB", 5 * 10**9), ("40 kb", 40_000), ("7", 7)])

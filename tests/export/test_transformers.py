@@ -46,7 +46,7 @@ def test_checkpointing_changes_no_gradient(name: str, answers: Answers) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_transformers_saves_again_computes_the_same(name: str, answers: Answers) -> None:
-    if name == "olmo_hybrid":
+    if name.startswith("olmo_hybrid"):
         pytest.skip("transformers 5.23 cuts its convolution into three equal parts")
     assert answers[name]["saved again"] <= TOLERANCE
 

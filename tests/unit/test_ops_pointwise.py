@@ -15,7 +15,7 @@ from lmtrain.ops import loss, reference
 from lmtrain.ops.activation import relu2, swiglu
 from lmtrain.ops.conv import short_conv
 from lmtrain.ops.norm import gate_then_norm, l2_norm, norm_then_gate, rms_norm
-from lmtrain.ops.rotary import angles, rotate
+from lmtrain.ops.rotary import angles, frequencies, rotate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,7 @@ def test_l2_norm() -> None:
 def test_rotary_restarts_in_each_document() -> None:
     layout = replace(SequenceLayout.of_lengths([3, 40, 5]), start=2, stop=46)
     x = draw(44, 2, 8)
-    actual = rotate(x, *angles(layout, width=x.shape[-1], theta=100.0))
+    actual = rotate(x, *angles(layout, of=frequencies(x.shape[-1], 100.0)))
     expected = reference.rotary(x, layout.position, 100.0)
     assert (actual - expected).abs().max() < 1e-6  # tables are fp32
     assert torch.equal(actual[1], x[1])  # the first token of a document is not rotated

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 
 from lmtrain.export import parts
 from lmtrain.export.links import filled, link, within
+from lmtrain.export.positions import parameters, positions, rotary
 from lmtrain.export.targets import (
     Json,
     Target,
     alike,
     letters,
     needs,
-    rotary,
     shape,
     specs,
     stack,
     swiglu,
-    theta,
     wants,
 )
 from lmtrain.models.config import (
@@ -51,7 +50,7 @@ def blockers(config: ModelConfig, *, allowed: str, qk_norm: bool, after: bool) -
         *needs(config, allowed),
         *swiglu(config),
         *wants(**{f"{section}__{name}": pair for name, pair in fields.items()}),
-        *alike(config),
+        *alike(config, but=("rope_theta", "rope_scaling") if after else ()),
     ]
     if after:
         found += whole_heads(config)
@@ -83,7 +82,7 @@ def describe(config: ModelConfig) -> Json:
         "rms_norm_eps": config.norm.eps,
         "initializer_range": config.init_std,
         "tie_word_embeddings": config.tie_embeddings,
-        **rotary(a.rope_theta),
+        **rotary(a),
     }
 
 
@@ -112,8 +111,11 @@ def describe_olmo3(config: ModelConfig) -> Json:
     """Rotary positions are said for each kind of layer by transformers itself."""
     said = {**describe(config), "layer_types": describe_qwen3(config)["layer_types"]}
     said["sliding_window"] = config.sliding_window.window
-    base = {"rope_type": "default", "rope_theta": said["rope_theta"]}
-    said["rope_parameters"] = {kind: dict(base) for kind in LAYER_TYPES.values()}
+    sections = {"A": config.attention, "W": config.sliding_window}
+    said["rope_parameters"] = {
+        kind: parameters(sections[letter] if letter in letters(config) else shape(config))
+        for letter, kind in LAYER_TYPES.items()
+    }
     return said
 
 
@@ -143,24 +145,32 @@ def read(said: Json, *, qk_norm: bool, after: bool) -> ModelConfig:
     window = said.get("sliding_window") if said.get("use_sliding_window", True) else None
     kinds = said.get("layer_types") or [LAYER_TYPES["W" if window else "A"]] * n
     heads = said["num_attention_heads"]
-    base = said.get("rope_parameters") or {}
-    rope = {**said, "rope_parameters": base.get("full_attention", base)}
     common = {
         "heads": heads,
         "kv_heads": said.get("num_key_value_heads") or heads,
         "head_dim": said.get("head_dim") or said["hidden_size"] // heads,
-        "rope_theta": theta(rope),
         "qk_norm": qk_norm,
         "norm_after": after,
         "qk_norm_joint": after,
     }
+    full, windows = by_kind(said) if after else [positions(said)] * 2
     return stack(
         {**said, "layer_types": kinds},
         KINDS,
-        attention=AttentionConfig(**common),
-        sliding_window=SlidingWindowConfig(**common, window=window or 256),
+        attention=AttentionConfig(**common, **full),
+        sliding_window=SlidingWindowConfig(**common, **windows, window=window or 256),
         mlp=MlpConfig(hidden=said["intermediate_size"]),
     )
+
+
+def by_kind(said: Json) -> list[Json]:
+    """Rotary positions of full attention and of windows; the older spelling scales the first."""
+    nested = said.get("rope_parameters") or {}
+    full, windows = (nested.get(kind, {}) for kind in LAYER_TYPES.values())
+    return [
+        positions({**said, "rope_parameters": full}),
+        positions({**said, "rope_parameters": windows, "rope_scaling": None}),
+    ]
 
 
 LLAMA = Target(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from lmtrain.export import parts
 from lmtrain.export.links import filled, link, within
 from lmtrain.export.native.attention_only import whole_heads
-from lmtrain.export.targets import Json, Target, needs, rotary, specs, stack, swiglu, theta, wants
+from lmtrain.export.positions import positions, rotary
+from lmtrain.export.targets import Json, Target, needs, specs, stack, swiglu, wants
 from lmtrain.models.config import (
     AttentionConfig,
     Mamba2Config,
@@ -74,7 +75,7 @@ def describe(config: ModelConfig) -> Json:
         "initializer_range": config.init_std,
         "tie_word_embeddings": config.tie_embeddings,
         "position_embedding_type": "rope" if a.rope else None,
-        **rotary(a.rope_theta),
+        **rotary(a),
     }
 
 
@@ -116,7 +117,7 @@ def read(said: Json) -> ModelConfig:
             kv_heads=said.get("num_key_value_heads") or heads,
             head_dim=d // heads,
             rope=rope,
-            rope_theta=theta({"rope_theta": 10_000.0, **said}),
+            **positions({"rope_theta": 10_000.0, **said}),
             qk_norm=False,
         ),
         mamba2=Mamba2Config(

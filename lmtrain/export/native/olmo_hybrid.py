@@ -8,7 +8,8 @@ from lmtrain.export import parts
 from lmtrain.export.links import convolutions, filled, link, rows, within
 from lmtrain.export.native.attention_only import whole_heads
 from lmtrain.export.native.qwen3_5 import KINDS, LAYER_TYPES, describe_deltanet, read_deltanet
-from lmtrain.export.targets import Json, Target, needs, specs, stack, swiglu, theta, wants
+from lmtrain.export.positions import parameters, positions
+from lmtrain.export.targets import Json, Target, needs, specs, stack, swiglu, wants
 from lmtrain.models.config import (
     AttentionConfig,
     GatedDeltaNetConfig,
@@ -48,7 +49,6 @@ def blockers(config: ModelConfig) -> list[str]:
 def describe(config: ModelConfig) -> Json:
     """Without positions, the base of the rotation is null."""
     a, g = config.attention, config.gated_deltanet
-    base = a.rope_theta if a.rope else None
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -65,7 +65,7 @@ def describe(config: ModelConfig) -> Json:
         "rms_norm_eps": config.norm.eps,
         "initializer_range": config.init_std,
         "tie_word_embeddings": config.tie_embeddings,
-        "rope_parameters": {"rope_type": "default", "rope_theta": base},
+        "rope_parameters": {**parameters(a), **({} if a.rope else {"rope_theta": None})},
     }
 
 
@@ -117,7 +117,7 @@ def read(said: Json) -> ModelConfig:
             kv_heads=said.get("num_key_value_heads") or heads,
             head_dim=said["hidden_size"] // heads,
             rope=rope,
-            rope_theta=theta(said) if rope else AttentionConfig().rope_theta,
+            **(positions(said) if rope else {}),
             qk_norm_joint=True,
             norm_after=True,
         ),

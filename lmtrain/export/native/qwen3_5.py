@@ -15,15 +15,14 @@ from lmtrain.export.links import (
     rows,
     within,
 )
+from lmtrain.export.positions import positions, rotary
 from lmtrain.export.targets import (
     Json,
     Target,
     needs,
-    rotary,
     specs,
     stack,
     swiglu,
-    theta,
     wants,
 )
 from lmtrain.models.config import (
@@ -82,7 +81,7 @@ def describe(config: ModelConfig) -> Json:
         "initializer_range": config.init_std,
         "tie_word_embeddings": config.tie_embeddings,
         **rotary(
-            a.rope_theta,
+            a,
             mrope_interleaved=True,
             mrope_section=[width // 2 - 2 * third, third, third],
         ),
@@ -152,7 +151,7 @@ def read(said: Json) -> ModelConfig:
             heads=said["num_attention_heads"],
             kv_heads=said["num_key_value_heads"],
             head_dim=said["head_dim"],
-            rope_theta=theta({"partial_rotary_factor": 0.25, **said}),
+            **positions({"partial_rotary_factor": 0.25, **said}),
             output_gate=True,
         ),
         gated_deltanet=read_deltanet(said),

@@ -9,6 +9,8 @@ Padding on the left, chunked prefills and documents packed by ``position_ids`` a
 mix documents raises.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -27,6 +29,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_lmtrain import LmtrainConfig
 
 CHUNK = 64
+BETAS = ("fast", "slow")
 MASKS = {
     "full_attention": create_causal_mask,
     "sliding_attention": create_sliding_window_causal_mask,
@@ -55,17 +58,39 @@ class LmtrainRMSNorm(nn.Module):
         return rms_norm(x, 1 + weight if self.zero_centered else weight, self.eps)
 
 
-def rotate(x, position, theta):
+def frequencies(width, settings, device):
+    """Radians per token of each pair of a head, and what the pairs are multiplied by.
+
+    ``rope_scaling`` of ``settings`` is none, linear (position interpolation, arXiv 2306.15595) or
+    yarn (arXiv 2309.00071), as `transformers` defines them.
+    """
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    theta, scaling = settings["rope_theta"], settings["rope_scaling"]
+    plain = theta ** -(torch.arange(0, width, 2, dtype=exact, device=device) / width)
+    kind, factor = scaling["kind"], scaling["factor"]
+    if kind == "none":
+        return plain, 1.0
+    if kind == "linear":
+        return plain / factor, 1.0
+    turns = [scaling["original_length"] / (2 * math.pi * scaling[f"beta_{b}"]) for b in BETAS]
+    first, last = (width * math.log(each) / (2 * math.log(theta)) for each in turns)
+    first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
+    pair = torch.arange(width // 2, dtype=exact, device=device)
+    slowed = ((pair - first) / ((last - first) or 1e-3)).clamp(0, 1)
+    grown = scaling["attention_factor"]
+    grown = 0.1 * math.log(factor) + 1 if grown is None else grown
+    return plain * (1 - slowed + slowed / factor), grown
+
+
+def rotate(x, position, settings):
     """Rotary positions, pairs ``(i, i + d/2)``; ``x [b, h, t, d]``.
 
     The table is made here: a buffer made in ``__init__`` would be lost, as models are born on the
     meta device.
     """
-    exact = torch.float32 if x.device.type == "mps" else torch.float64
-    d = x.shape[-1]
-    exponent = torch.arange(0, d, 2, dtype=exact, device=x.device) / d
-    angle = position[:, None, :, None].to(exact) * theta**-exponent
-    cos, sin = angle.cos().float(), angle.sin().float()
+    radians, grown = frequencies(x.shape[-1], settings, x.device)
+    angle = position[:, None, :, None].to(radians.dtype) * radians
+    cos, sin = (grown * angle.cos()).float(), (grown * angle.sin()).float()
     a, b = x.float().chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
@@ -112,7 +137,7 @@ class LmtrainAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (y.transpose(1, 2) for y in (q, k, v))
         if a["rope"]:
-            q, k = (rotate(y, position_ids, a["rope_theta"]) for y in (q, k))
+            q, k = (rotate(y, position_ids, a) for y in (q, k))
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(

@@ -10,9 +10,10 @@ from torch import nn
 
 from lmtrain.models.config import SlidingWindowConfig
 from lmtrain.models.layers import Linear, RMSNorm
+from lmtrain.models.rope import RopeKind
 from lmtrain.ops.attention import attend
 from lmtrain.ops.backend import TORCH
-from lmtrain.ops.rotary import angles, rotate
+from lmtrain.ops.rotary import angles, frequencies, interpolated, rotate, yarn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lmtrain.models.config import AttentionConfig, NormConfig
     from lmtrain.ops.backend import Operations
     from lmtrain.ops.kernel import Kernel
+    from lmtrain.ops.rotary import Frequencies
 
 
 class KeyValues(NamedTuple):
@@ -46,7 +48,7 @@ class Attention(nn.Module):
         q, k = (inner, shared) if config.qk_norm_joint else (self.head_dim, self.head_dim)
         self.q_norm = RMSNorm.of(q, norm) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm.of(k, norm) if config.qk_norm else nn.Identity()
-        self.angles = partial(angles, width=self.head_dim, theta=config.rope_theta)
+        self.angles = partial(angles, of=_frequencies(config, self.head_dim))
         self.use(TORCH)
 
     def use(self, operations: Operations) -> None:
@@ -92,6 +94,26 @@ class Attention(nn.Module):
     def _finish(self, heads: Tensor, gate: Tensor) -> Tensor:
         out = heads.flatten(-2)
         return self.out_proj(out * gate.sigmoid() if self.config.output_gate else out)
+
+
+def _frequencies(config: AttentionConfig, width: int) -> Frequencies:
+    scaling, theta = config.rope_scaling, config.rope_theta
+    match scaling.kind:
+        case RopeKind.none:
+            return frequencies(width, theta)
+        case RopeKind.linear:
+            return interpolated(width, theta, factor=scaling.factor)
+        case RopeKind.yarn:
+            assert scaling.original_length is not None
+            return yarn(
+                width,
+                theta,
+                factor=scaling.factor,
+                original_length=scaling.original_length,
+                beta_fast=scaling.beta_fast,
+                beta_slow=scaling.beta_slow,
+                attention_factor=scaling.attention_factor,
+            )
 
 
 def _append(state: KeyValues, k: Tensor, v: Tensor) -> KeyValues:

@@ -1,0 +1,134 @@
+"""Scaled rotary positions: as transformers computes them, and refused where they make no sense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from lmtrain.layout import SequenceLayout
+from lmtrain.models.config import AttentionConfig, ModelConfig
+from lmtrain.models.mixers.attention import Attention
+from lmtrain.models.rope import RopeKind, RopeScaling
+from lmtrain.ops.rotary import Frequencies, angles, frequencies, interpolated, rotate, yarn
+
+WIDTH = 32
+YARN: dict[str, Any] = {"factor": 4.0, "original_length": 256, "beta_fast": 32.0, "beta_slow": 1.0}
+KINDS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 8.0},
+    "yarn": {**YARN},
+    "yarn of a published model": {**YARN, "factor": 8.0, "original_length": 8192},
+    "yarn of a short original": {**YARN, "original_length": 16},
+    "yarn with all its keys": {
+        **YARN,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+        "attention_factor": 1.7,
+    },
+}
+
+
+def ours(name: str, theta: float, *, width: int = WIDTH) -> Frequencies:
+    said = dict(KINDS[name])
+    if name == "default":
+        return frequencies(width, theta)
+    if name == "linear":
+        return interpolated(width, theta, **said)
+    return yarn(width, theta, **{"attention_factor": None, **said})
+
+
+@pytest.mark.parametrize("theta", [1e4, 5e5])
+@pytest.mark.parametrize("name", KINDS)
+def test_tables_are_those_of_transformers(name: str, theta: float) -> None:
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    said = dict(KINDS[name])
+    if "original_length" in said:
+        said["original_max_position_embeddings"] = said.pop("original_length")
+    config = transformers.LlamaConfig(
+        head_dim=WIDTH,
+        rope_parameters={"rope_type": name.partition(" ")[0], "rope_theta": theta, **said},
+    )
+    theirs, found = LlamaRotaryEmbedding(config), ours(name, theta)
+    assert found.scale == pytest.approx(theirs.attention_scaling, rel=1e-7)
+    expected = theirs.inv_freq.double()
+    assert (torch.tensor(found.values, dtype=torch.float64) / expected - 1).abs().max() < 1e-6
+    cos, sin = theirs(torch.zeros(()), torch.arange(2048)[None])
+    exact = Frequencies(tuple(expected.tolist()), theirs.attention_scaling)
+    layout = SequenceLayout.of_lengths([2048])
+    for mine, table in zip(angles(layout, of=found), (cos, sin), strict=True):
+        # They multiply positions in fp32, which is off by up to 2048 * 2^-24 = 1.2e-4.
+        assert (mine[:4, 0] - table[0, :4, : WIDTH // 2]).abs().max() < 1e-6
+        assert (mine[:, 0] - table[0, :, : WIDTH // 2]).abs().max() < 4e-4
+    for mine, table in zip(angles(layout, of=found), angles(layout, of=exact), strict=True):
+        assert (mine - table)[:16].abs().max() < 1e-6
+
+
+def test_interpolation_reads_positions_between_those_of_the_training() -> None:
+    short, long = SequenceLayout.of_lengths([64]), SequenceLayout.of_lengths([256])
+    trained = angles(short, of=ours("default", 1e4))
+    stretched = angles(long, of=interpolated(WIDTH, 1e4, factor=4.0))
+    for a, b in zip(trained, stretched, strict=True):
+        torch.testing.assert_close(a, b[::4], rtol=0, atol=1e-7)
+
+
+def test_yarn_keeps_fast_pairs_divides_slow_ones_and_sharpens() -> None:
+    found, plain = ours("yarn of a published model", 1e4), ours("default", 1e4)
+    ratios = [b / a for a, b in zip(plain.values, found.values, strict=True)]
+    assert ratios[0] == 1.0
+    assert ratios[-1] == pytest.approx(1 / 8)
+    assert ratios == sorted(ratios, reverse=True)
+    x = torch.randn(3, 2, WIDTH, generator=torch.Generator().manual_seed(0))
+    turned = rotate(x, *angles(SequenceLayout.of_lengths([3]), of=found))
+    torch.testing.assert_close(turned.norm(dim=-1), found.scale * x.norm(dim=-1))
+
+
+def test_each_section_has_positions_of_its_own() -> None:
+    scaling = RopeScaling(kind=RopeKind.yarn, factor=4.0, original_length=64)
+    plain, scaled = AttentionConfig(), AttentionConfig(rope_scaling=scaling)
+    model = ModelConfig(d_model=32, attention=scaled)
+    layout = SequenceLayout.of_lengths([300])
+    one, two = (
+        Attention(config, model.d_model, model.norm).angles(layout)[0] for config in (plain, scaled)
+    )
+    assert not torch.equal(one, two)
+    assert model.sliding_window.rope_scaling.kind is RopeKind.none
+
+
+@pytest.mark.parametrize(
+    ("scaling", "said"),
+    [
+        (RopeScaling(factor=2.0), "factor = 2.0 does nothing with kind=none: say kind=yarn"),
+        (
+            RopeScaling(kind=RopeKind.linear, factor=2.0, original_length=64),
+            "original_length = 64 does nothing with kind=linear: leave it out",
+        ),
+        (RopeScaling(kind=RopeKind.linear, factor=0.5), "factor = 0.5 would shorten"),
+        (RopeScaling(kind=RopeKind.yarn, factor=2.0), "original_length = null: yarn needs"),
+        (
+            RopeScaling(kind=RopeKind.yarn, factor=2.0, original_length=64, beta_slow=40.0),
+            "beta_slow = 40.0 with beta_fast=32.0",
+        ),
+        (
+            RopeScaling(kind=RopeKind.yarn, factor=2.0, original_length=64, attention_factor=-1.0),
+            "attention_factor = -1.0 must be above 0",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_a_sentence(scaling: RopeScaling, said: str) -> None:
+    model = ModelConfig(attention=AttentionConfig(rope_scaling=scaling))
+    [problem] = model.check()
+    assert f"model.attention.rope_scaling.{said}" in problem
+
+
+def test_no_positions_cannot_be_scaled() -> None:
+    scaling = RopeScaling(kind=RopeKind.linear, factor=2.0)
+    config = AttentionConfig(rope=False, rope_scaling=scaling)
+    model = ModelConfig()
+    problems = replace(model, attention=config).check()
+    assert len(problems) == 1
+    assert "rope=false has none: say none" in problems[0]
