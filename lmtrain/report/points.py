@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lmtrain.report.facts import LAST, between, plain
+from lmtrain.report.keys import bare, said, short_key
 from lmtrain.report.progress import Progress, cost_of
 from lmtrain.report.read import Run, read
 
@@ -42,18 +43,18 @@ class Point:
     validation, ``train_loss``, ``tokens``, ``flops``, ``hours``, ``tokens_per_second``,
     ``parameters``, ``state_bytes`` (of generation, at the longest length trained on, and
     ``state_bytes@LENGTH`` where scored); of scores ``answers@LENGTH``, ``rows@LENGTH``,
-    ``text_loss@LENGTH``, ``states@LENGTH`` (the last place), ``context_loss@LENGTH:CONTEXT``;
-    of those asked for, ``flops_to@LOSS``, ``tokens_to@LOSS`` and ``hours_to@LOSS``: what was spent
-    until the validation loss first was at or below it."""
+    ``text_loss@LENGTH``, ``place_loss@LENGTH:FIRST-LAST`` (of tokens with so many before them),
+    ``states@LENGTH`` (the last place), ``context_loss@LENGTH:CONTEXT``; of those asked for,
+    ``flops_to@LOSS``, ``tokens_to@LOSS`` and ``hours_to@LOSS``: what was spent until the validation
+    loss first was at or below it."""
     error: str | None = None
     """Why it failed, a sentence."""
     progress: Progress | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
-        """For a legend: what varies."""
-        said = (f"{short_key(key)} {value}" for key, value in self.keys.items())
-        return ", ".join(said) or self.run.folder.name
+        """For a person: what varies."""
+        return said(self.keys) or self.run.folder.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ def read_sweep(folder: Path, asked: Sequence[str] = ()) -> Sweep:
         raise ValueError(f"run={folder} is not a folder: give the run.dir of a sweep")
     told = _told(folder / "sweep.yaml")
     runs = [read(place) for place in _run_folders(folder)]
-    keys = [_bare(key) for key in told.get("keys") or []] or _differing(runs)
+    keys = [bare(key) for key in told.get("keys") or []] or _differing(runs)
     return Sweep(
         folder=folder,
         name=str(told.get("name") or folder.name),
@@ -111,11 +112,6 @@ def read_sweep(folder: Path, asked: Sequence[str] = ()) -> Sweep:
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is that of a sweep rather than of one run."""
     return (folder / "sweep.yaml").is_file() or not _is_run(folder)
-
-
-def short_key(key: str) -> str:
-    """The last part of a dotted key, which says what is meant."""
-    return key.rpartition(".")[2].rpartition("/")[2]
 
 
 def _told(path: Path) -> Record:
@@ -148,11 +144,6 @@ def _error(path: Path) -> str | None:
         return None
     text = path.read_text(encoding="utf-8", errors="replace").strip()
     return text or "failed, and error.txt does not say why"
-
-
-def _bare(key: object) -> str:
-    """A key as configurations spell it: ``+model/size@model`` is ``model.size``."""
-    return str(key).lstrip("+~").partition("@")[0].replace("/", ".")
 
 
 def _differing(runs: list[Run]) -> list[str]:
@@ -222,6 +213,9 @@ def _of_scores(scores: Sequence[Record]) -> Iterator[tuple[str, float]]:
         match score:
             case {"what": "text", "loss": float(loss)}:
                 yield f"text_loss@{length}", loss
+                places: Record = score.get("by_position") or {}
+                named = ((f"place_loss@{length}:{place}", nats) for place, nats in places.items())
+                yield from ((name, nats) for name, nats in named if _is_number(nats))
             case {"what": "context", "loss": float(loss), "context": context}:
                 yield f"context_loss@{length}:{context}", loss
             case {"what": "states", "by_position": {**by_position}} if by_position:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +16,10 @@ if TYPE_CHECKING:
 
 STATES = {"what": "states", "length": 256, "by_position": {"0": 0.5, "128-255": 2.5}}
 CONTEXT = {"what": "context", "length": 256, "context": 64, "targets": 9, "loss": 1.25}
-TEXT = {"what": "text", "length": 512, "targets": 9, "loss": 2.5, "bits_per_byte": None}
+TEXT = {
+    **{"what": "text", "length": 512, "targets": 9, "loss": 2.5, "bits_per_byte": None},
+    "by_position": {"256-511": 2.25},
+}
 
 
 def test_every_measure_has_its_number(tmp_path: Path) -> None:
@@ -41,16 +43,14 @@ def test_every_measure_has_its_number(tmp_path: Path) -> None:
             **{f"state_bytes@{n}": cost.total.state_bytes(n) for n in (64, 256, 512)},
             **{"answers@64": 0.75, "rows@64": 0.375, "answers@256": 1, "rows@256": 0.5},
             **{"states@256": 2.5, "context_loss@256:64": 1.25, "text_loss@512": 2.5},
+            "place_loss@512:256-511": 2.25,
             **{"flops_to@3.0": 2 * flops, "tokens_to@3": 2048, "hours_to@2.5": 3 * 1.024 / 3600},
         }
     )
 
 
 def test_thresholds_come_from_the_claims_of_the_run(tmp_path: Path) -> None:
-    run = leave_point(tmp_path, {"run.seed": 0})
-    config = (run / "config.yaml").read_text()
-    claims = json.dumps([{"measure": "tokens_to@3.5", "than": 3}])
-    (run / "config.yaml").write_text(f"{config}\nfindings:\n  claims: {claims}\n")
+    leave_point(tmp_path, {"run.seed": 0, "findings": [{"measure": "tokens_to@3.5", "than": 3}]})
     [point] = points(tmp_path)
     assert point.measures["tokens_to@3.5"] == 2048
 
