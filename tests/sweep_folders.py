@@ -35,7 +35,7 @@ def leave_point(
     speed: float = 1000.0,
 ) -> Path:
     """A run with a step and a validation for every loss; 1,024 tokens a step."""
-    folder = sweep / ",".join(f"{key}={value}" for key, value in keys.items())
+    folder = sweep / ",".join(f"{key}={value}" for key, value in keys.items() if key != "findings")
     folder.mkdir(parents=True)
     config = _small().copy()
     for key, value in keys.items():

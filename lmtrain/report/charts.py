@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from lmtrain.report.chart import Chart, Series
 from lmtrain.report.read import Record
-from lmtrain.report.svg import Chart, Series
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -16,10 +16,11 @@ import pytest
 
 from lmtrain.config import compose, to_yaml
 from lmtrain.report import read, report, summary, write_page
+from lmtrain.report.chart import Chart, Series, running_mean, thin
 from lmtrain.report.charts import charts
 from lmtrain.report.facts import command
 from lmtrain.report.read import find_runs
-from lmtrain.report.svg import Chart, Series, draw, running_mean, thin
+from lmtrain.report.svg import draw
 from lmtrain.settings.report import ReportConfig
 
 if TYPE_CHECKING:
