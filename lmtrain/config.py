@@ -78,8 +78,7 @@ class RunConfig:
         Writes nothing and needs no process group; the data is not opened.
         """
         return [
-            *self.model.check(),
-            *self.hybrid.check(self.model.n_layers),
+            *(self.hybrid.check(self.model.n_layers) or self.model.check()),
             *self.data.check(),
             *self.curriculum.check(),
             *self.optim.check(),

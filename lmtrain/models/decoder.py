@@ -193,10 +193,12 @@ class Decoder(nn.Module):
             return self.logits(x)
         return linear_cross_entropy(x, self.output_weight, targets, z_loss)
 
-    def hidden(self, tokens: Tensor, layout: SequenceLayout) -> Tensor:
-        """``[t, d]`` before the output head."""
+    def hidden(
+        self, tokens: Tensor, layout: SequenceLayout, *, blocks: int | None = None
+    ) -> Tensor:
+        """``[t, d]`` before the output head, after the first ``blocks`` blocks or all of them."""
         x = self._embed(tokens)
-        for block in self.blocks:
+        for block in self.blocks[:blocks]:
             x = block(x, layout)
         return self.norm(x)
 

@@ -55,13 +55,17 @@ class State:
     """The plans before this one, as JSON."""
     faults: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """What the judge of losses remembers; see `Faults`."""
+    teacher: str = ""
+    """Hash of the checkpoint that teaches the run, empty without one."""
     format: int = FORMAT
 
     @classmethod
-    def of(cls, step: int, plan: Plan, faults: dict[str, list[float]]) -> State:
+    def of(
+        cls, step: int, plan: Plan, faults: dict[str, list[float]], *, teacher: str = ""
+    ) -> State:
         """The state after ``step`` updates."""
         past = [asdict(each) for each in plan.past]
-        return cls(**vars(plan.until(step)), past=past, faults=faults)
+        return cls(**vars(plan.until(step)), past=past, faults=faults, teacher=teacher)
 
     @property
     def plans(self) -> list[Past]:

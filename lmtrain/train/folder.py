@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lmtrain.config import RunConfig, flat, read, to_yaml
 from lmtrain.train.checkpoint import State, clean, newest, read_state, retain
 from lmtrain.train.checkpoint import path as checkpoint_at
+from lmtrain.train.start import extends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from lmtrain.data.plan import Plan
     from lmtrain.data.replan import Past
 
-FIXED = ("run.seed", "model.", "optim.", "train.z_loss")
+FIXED = ("run.seed", "model.", "optim.", "distill.", "train.z_loss")
 """Keys that may not change when a run continues; data and curriculum are judged by their plan."""
 
-FREE = ("model.name",)
-"""Keys among them that decide nothing."""
+FREE = ("model.name", "distill.teacher")
+"""Keys among them that decide nothing; a teacher is known by its weights, wherever it lies."""
 
 PATIENCE_SECONDS, LOOK_SECONDS = 20.0, 0.2
 """How long processes that a launcher started again wait for those before them to let go of the
@@ -190,8 +191,9 @@ def _require_same(state: State, old: RunConfig, new: RunConfig) -> None:
 def _differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What makes ``new`` another run than ``old``."""
     before, now = flat(old), flat(new)
+    another = ", or name this run in run.weights of a new one"
     return [
-        f"{key} was {before.get(key)} and is {value}: set it back"
+        f"{key} was {before.get(key)} and is {value}: set it back{another if extends(key) else ''}"
         for key, value in now.items()
         if key.startswith(FIXED) and key not in FREE and value != before.get(key)
     ]

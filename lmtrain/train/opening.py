@@ -14,6 +14,7 @@ from lmtrain.train.checkpoint import State
 from lmtrain.train.folder import RunFolder
 from lmtrain.train.invariants import check_checkpoint
 from lmtrain.train.start import check_weights
+from lmtrain.train.teacher import check_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ class Opened:
     """The checkpoint to continue from."""
     damaged: dict[Path, str] = field(default_factory=dict["Path", str])
     """What is wrong with newer checkpoints."""
+    teacher: str = ""
+    """Hash of the checkpoint that teaches, empty without one."""
 
     @property
     def first_step(self) -> int:
@@ -79,6 +82,12 @@ def open_run(config: RunConfig, damaged: Mapping[Path, str] | None = None) -> Op
     plan, start, found = folder.resume(config, build, damaged or {})
     if config.run.weights is not None and start is None:
         check_weights(config.run.weights, config.model, store.folder / "tokenizer.json")
+    teacher = check_teacher(config, store.folder / "tokenizer.json")
+    if start is not None and start[1].teacher != teacher:
+        raise ValueError(
+            f"distill.teacher={config.distill.teacher} is not the teacher that {start[0]} learned "
+            "from: set it back, or choose another run.dir"
+        )
     return Opened(
         config=config,
         store=store,
@@ -87,6 +96,7 @@ def open_run(config: RunConfig, damaged: Mapping[Path, str] | None = None) -> Op
         folder=folder,
         start=start,
         damaged=found,
+        teacher=teacher,
     )
 
 

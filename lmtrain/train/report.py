@@ -58,6 +58,10 @@ class StepReport:
     """Peak of the device's memory, or of the process on a CPU."""
     sources: dict[str, float] = field(default_factory=dict[str, float])
     """Part of each source in the tokens since the plan began; left out where there is only one."""
+    stage: str = ""
+    """What the loss is, in a run with a teacher: see `lmtrain.train.distill`; else left out."""
+    parts: dict[str, float] = field(default_factory=dict[str, float])
+    """Means over the targets of what such a run computes, ``loss`` among them; else left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,5 +120,5 @@ Report = Values | str
 
 def values(report: Values) -> dict[str, Any]:
     """What a report says, by name; a number that is not finite is None, which JSON knows."""
-    said = {name: value for name, value in asdict(report).items() if value != {}}
+    said = {name: value for name, value in asdict(report).items() if value not in ({}, "")}
     return {n: None if isinstance(v, float) and not isfinite(v) else v for n, v in said.items()}

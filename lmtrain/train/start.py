@@ -13,7 +13,7 @@ from lmtrain.train.checkpoint import find
 from lmtrain.train.stored import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 FREE = ("name", "init_std")
 """Keys of a model that decide nothing once its weights are there."""
+
+EXTENDS = ("rope_theta", "rope_scaling.")
+"""Parts of keys that a new run may change to reach longer documents; `extensions` tells them."""
 
 
 def check_weights(weights: str, model: ModelConfig, tokenizer: Path) -> None:
@@ -39,15 +42,25 @@ def check_weights(weights: str, model: ModelConfig, tokenizer: Path) -> None:
     there = flat(read(folder / "config.yaml", RunConfig).model.explicit())
     here = flat(model.explicit())
     for key, value in there.items():
-        if key not in FREE and here[key] != value:
+        if key not in FREE and here[key] != value and not extends(key):
             raise ValueError(
                 f"run.weights={weights} has model.{key}={value}, this run {here[key]}: say the same"
             )
-    if _known(tokenizer) != _known(folder / "tokenizer.json"):
+    if not same_tokenizer(tokenizer, folder / "tokenizer.json"):
         raise ValueError(
             f"run.weights={weights} has another tokenizer than the data: prepare the data with "
             f"tokenizer={folder / 'tokenizer.json'}"
         )
+
+
+def extensions(weights: str, model: ModelConfig) -> Iterator[str]:
+    """What a run changes in the positions of the model whose weights it begins with."""
+    there, here = (
+        flat(each) for each in (read(find(Path(weights)) / "config.yaml", RunConfig).model, model)
+    )
+    for key, value in there.items():
+        if extends(key) and here[key] != value:
+            yield f"model.{key}={here[key]}, trained so far with {value}"
 
 
 @torch.no_grad()
@@ -64,6 +77,16 @@ def copy_weights(
     tensors = Stored.checkpoint(find(Path(weights)) / "model")
     for name, parameter in model.named_parameters():
         write(parameter, tensors[name].to(parameter.dtype))
+
+
+def extends(key: str) -> bool:
+    """Whether a key of the model decides positions, and no weight."""
+    return any(part in key for part in EXTENDS)
+
+
+def same_tokenizer(one: Path, other: Path) -> bool:
+    """Whether two ``tokenizer.json`` give the same ids."""
+    return _known(one) == _known(other)
 
 
 def _known(tokenizer: Path) -> dict[str, int]:

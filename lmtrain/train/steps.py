@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from lmtrain.models.accounting import ModelCost
 from lmtrain.train.device import peak_flops, peak_memory
 from lmtrain.train.report import StepReport
 
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
     from lmtrain.config import RunConfig
     from lmtrain.data.plan import Plan
     from lmtrain.train.engines import Engine
+    from lmtrain.train.objective import Objective
 
 
 class Update(NamedTuple):
@@ -29,14 +29,16 @@ class Update(NamedTuple):
     """What ranks that share rows sent each other."""
     stopped: bool
     """Whether a process was asked to stop."""
+    parts: dict[str, float]
+    """What the objective computed, the mean over the targets by name; the first is ``loss``."""
 
 
 class Reporter:
     """Makes the reports of a run's steps."""
 
-    def __init__(self, config: RunConfig, plan: Plan, engine: Engine) -> None:
+    def __init__(self, config: RunConfig, plan: Plan, engine: Engine, objective: Objective) -> None:
         self._tokens, self._plan, self._engine = config.train.tokens_per_step, plan, engine
-        self._cost = ModelCost.of(config.model)
+        self._objective = objective
         self._peak = peak_flops(engine.device, config.engine.precision)
 
     def __call__(
@@ -44,6 +46,7 @@ class Reporter:
     ) -> StepReport:
         """The report of a step that took so many seconds, some of them waiting for data."""
         length, speed = self._plan.length(step - 1), self._tokens / seconds
+        stage = self._objective.stage(step - 1)
         return StepReport(
             step=step,
             loss=update.loss,
@@ -52,18 +55,20 @@ class Reporter:
             tokens=self._plan.tokens(step),
             length=length,
             tokens_per_second=speed,
-            mfu=self._mfu(length, speed),
+            mfu=self._mfu(step - 1, length, speed),
             data_wait=data_wait,
             forward_backward=update.forward_backward,
             update=update.update,
             sp_bytes=update.sp_bytes,
             memory=peak_memory(self._engine.device),
             sources=self._plan.given(step),
+            stage=stage,
+            parts=update.parts if stage else {},
         )
 
-    def _mfu(self, length: int, speed: float) -> float | None:
-        """The share of the devices' peak that the model's FLOPs take; None for an unknown peak."""
+    def _mfu(self, index: int, length: int, speed: float) -> float | None:
+        """The share of the devices' peak that the FLOPs take; None for an unknown peak."""
         if self._peak is None:
             return None
-        flops = self._cost.training_flops_per_token([length])
+        flops = self._objective.flops_per_token(index, length)
         return flops * speed / (self._peak * self._engine.world)

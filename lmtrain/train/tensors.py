@@ -145,13 +145,16 @@ def check_stored(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def start_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Make the optimizer's state by a step that changes nothing."""
+    """Make the optimizer's state, as it is before a step, by a step that changes nothing."""
     for group in optimizer.param_groups:
         group["lr"] = 0.0
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    for remembered in optimizer.state.values():
+        for value in remembered.values():
+            value.zero_()
 
 
 def _ours(

@@ -27,6 +27,7 @@ from lmtrain.train.faults import Faults
 from lmtrain.train.invariants import check_checkpoint, check_initialized, check_same_batch
 from lmtrain.train.lost import naming
 from lmtrain.train.norms import measure
+from lmtrain.train.objective import Objective, open_objective
 from lmtrain.train.observers import Everyone, observers
 from lmtrain.train.opening import Opened, verified
 from lmtrain.train.optim import build_optimizer
@@ -36,10 +37,10 @@ from lmtrain.train.samples import write_samples
 from lmtrain.train.saver import Saver
 from lmtrain.train.schedule import learning_rate
 from lmtrain.train.scoring import score
-from lmtrain.train.start import copy_weights
+from lmtrain.train.start import copy_weights, extensions
 from lmtrain.train.steps import Reporter, Update
 from lmtrain.train.stop import StopRequest
-from lmtrain.train.tensors import shape
+from lmtrain.train.tensors import shape, start_optimizer
 from lmtrain.train.validate import validate
 
 if TYPE_CHECKING:
@@ -83,10 +84,13 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
             tell(describe(config.ops, engine.device))
             tell(begun(config, engine.device, step=first, processes=world))
             weights = None if opened.start else config.run.weights
+            for change in extensions(weights, config.model) if weights else ():
+                tell(change)
             model, optimizer = birth(config, engine, weights)
             if opened.start:
                 engine.load(opened.start[0], model, optimizer)
-            training = Training(opened, engine, model, optimizer, tell, stop)
+            objective = open_objective(config, engine)
+            training = Training(opened, engine, model, optimizer, objective, tell, stop)
             outcome = training.fit()
             if outcome.signal is None and config.scores.what:
                 outcome = training.score()
@@ -134,7 +138,9 @@ def birth(
         copy_weights(model, weights, write=engine.write)
     check_initialized(model)
     optimizer = build_optimizer(model, config.optim)
-    engine.attach(model, optimizer)
+    engine.attach(model, optimizer, partial=config.distill.layers_steps > 0)
+    if config.distill.layers_steps:
+        start_optimizer(optimizer)  # a checkpoint has its state, also of what does not learn yet
     return model, optimizer
 
 
@@ -146,6 +152,7 @@ class Training:
     engine: Engine
     model: Decoder
     optimizer: torch.optim.Optimizer
+    objective: Objective
     tell: Everyone
     stop: StopRequest
 
@@ -166,7 +173,8 @@ class Training:
         check_same_batch(self.engine, self.opened.plan, first)
         if _due(first, config.validation.every) and not self.opened.folder.validated(first):
             self.validate(first)  # it was stopped before it could
-        report, clock = Reporter(self.config, self.opened.plan, self.engine), perf_counter()
+        report = Reporter(self.config, self.opened.plan, self.engine, self.objective)
+        clock = perf_counter()
         with self._loader(first) as loader, self._profiler() as profile, closing(self.saver):
             for step, batches in enumerate(loader, first + 1):
                 self.stop.doing = f"step {step}"
@@ -195,19 +203,23 @@ class Training:
         config, targets = self.config, self.opened.plan.targets(index)
         self.engine.sent()  # what a validation sent is not this step's
         started = perf_counter()
-        sums = torch.zeros(4, dtype=torch.float64, device=self.engine.device)
+        names = self.objective.parts(index)
+        sums = torch.zeros(len(names) + 3, dtype=torch.float64, device=self.engine.device)
         for batch in self.engine.parts(batches):
-            losses = self.engine.forward(self.model, batch, z_loss=config.train.z_loss)
+            losses = self.objective(index, self.model, batch)
             self.engine.backward(losses.total / targets)
-            sums[0] += losses.nll.sum(dtype=torch.float64)
+            sums[: len(names)] += losses.parts
         computed, sent = perf_counter(), self.engine.sent()
         if _due(index + 1, config.logging.norms_every):
             self.tell(measure(self.model, self.engine, batches, step=index + 1))
         measured = perf_counter()
-        sums[1:] = torch.tensor([sent, self.stop.signal is not None, self.saver.failed])
-        nll, sent, stops, failures = self.engine.total(sums).tolist()
-        loss, grad_norm = nll / targets, nan
+        sums[-3:] = torch.tensor([sent, self.stop.signal is not None, self.saver.failed])
+        *found, sent, stops, failures = self.engine.total(sums).tolist()
+        parts = {name: total / targets for name, total in zip(names, found, strict=True)}
+        loss, grad_norm = parts[names[0]], nan
         lr = learning_rate(index, steps=config.train.steps, optim=config.optim)
+        if self.objective.begins(index):
+            self.faults.restore({})  # losses of another kind are no measure for it
         fault = self.faults.judge(loss)
         if not fault:
             try:
@@ -228,6 +240,7 @@ class Training:
             update=updated - measured,
             sp_bytes=int(sent),
             stopped=stops > 0,
+            parts=parts,
         )
 
     def leave_out(self, step: int, fault: str) -> None:
@@ -264,7 +277,8 @@ class Training:
         """Begin to write a checkpoint."""
         self.stop.doing = f"the checkpoint of step {step}"
         check_same_batch(self.engine, self.opened.plan, step)
-        state = checkpoint.State.of(step, self.opened.plan, self.faults.memory)
+        plan, memory = self.opened.plan, self.faults.memory
+        state = checkpoint.State.of(step, plan, memory, teacher=self.opened.teacher)
         self.saver.save(state, self.model, self.optimizer)
 
     @property

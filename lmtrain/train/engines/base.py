@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import torch
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lmtrain.batch import Batch
     from lmtrain.compilation import Compiler
-    from lmtrain.models.decoder import Decoder
+    from lmtrain.models.decoder import Decoder, Lesson, Result
     from lmtrain.ops.loss import LinearCrossEntropy
     from lmtrain.parallel.mesh import Place
     from lmtrain.train.tensors import Snapshot
@@ -39,24 +39,38 @@ class Engine(Protocol):
     compiler: Compiler | None
     """Of the blocks, if they are compiled."""
 
-    def prepare(self, model: Decoder) -> None:
-        """Take a model on the meta device: bind strategies, remat, materialise with NaN."""
+    def prepare(self, model: Decoder, *, trains: bool = True) -> None:
+        """Take a model on the meta device: bind strategies, remat, materialise with NaN.
+
+        One that never ``trains`` (a teacher) needs no remat, and is not compiled.
+        """
         ...
 
     def write(self, parameter: Tensor, values: Tensor) -> None:
         """Put the full ``values``, the same on every process, into what is held of a parameter."""
         ...
 
-    def attach(self, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
-        """Take an initialised model and its optimizer into use."""
+    def attach(
+        self, model: Decoder, optimizer: torch.optim.Optimizer, *, partial: bool = False
+    ) -> None:
+        """Take an initialised model and its optimizer into use.
+
+        With ``partial``, steps may leave parameters without a gradient, the same on all processes.
+        """
         ...
 
     def parts(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         """Each part of a global batch; gradients need to be whole after the last one only."""
         ...
 
-    def forward(self, model: Decoder, batch: Batch, *, z_loss: float = 0.0) -> LinearCrossEntropy:
-        """The losses of a part, for a backward pass."""
+    @overload
+    def forward(
+        self, model: Decoder, batch: Batch, *, z_loss: float = 0.0
+    ) -> LinearCrossEntropy: ...
+    @overload
+    def forward(self, model: Decoder, batch: Batch, *, lesson: Lesson[Result]) -> Result: ...
+    def forward(self, model: Decoder, batch: Batch, **more: Any) -> Any:
+        """The losses of a part, for a backward pass; or what a lesson makes of the model."""
         ...
 
     def backward(self, loss: Tensor) -> None:

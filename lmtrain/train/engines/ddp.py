@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from lmtrain.batch import Batch
     from lmtrain.models.decoder import Decoder
-    from lmtrain.ops.loss import LinearCrossEntropy
     from lmtrain.parallel.config import ParallelConfig
     from lmtrain.settings.engine import EngineConfig
 
@@ -33,12 +32,19 @@ class DdpEngine(GroupEngine):
         super().__init__(config, parallel, timeout=timeout)
         self.copies = self.world
 
-    def attach(self, model: Decoder, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
+    def attach(
+        self,
+        model: Decoder,
+        optimizer: torch.optim.Optimizer,  # noqa: ARG002
+        *,
+        partial: bool = False,
+    ) -> None:
         """Let gradients be summed as soon as a bucket of them is there."""
         self._ddp = DistributedDataParallel(
             model,
             init_sync=False,  # every process drew the same weights
             gradient_as_bucket_view=True,
+            find_unused_parameters=partial,
         )
         self._ddp.register_comm_hook(None, _sum)
 
@@ -49,15 +55,11 @@ class DdpEngine(GroupEngine):
                 yield batch
         yield batches[-1]
 
-    def forward(
-        self,
-        model: Decoder,  # noqa: ARG002
-        batch: Batch,
-        *,
-        z_loss: float = 0.0,
-    ) -> LinearCrossEntropy:
-        """The losses of a part."""
-        return self._ddp(batch.tokens, batch.layout, batch.targets, z_loss=z_loss)
+    def forward(self, model: Decoder, batch: Batch, **more: Any) -> Any:
+        """The losses of a part, or what a lesson makes of the model."""
+        if model is not self._ddp.module:  # a teacher, which has no gradients
+            return super().forward(model, batch, **more)
+        return self._ddp(batch.tokens, batch.layout, batch.targets, **more)
 
 
 def _sum(_, bucket):

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from lmtrain.batch import Batch
     from lmtrain.models.decoder import Decoder
-    from lmtrain.ops.loss import LinearCrossEntropy
     from lmtrain.parallel.config import ParallelConfig
     from lmtrain.settings.engine import EngineConfig
 
@@ -65,7 +64,13 @@ class DeepSpeedEngine(GroupEngine):
         with self._package.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
             parameter.copy_(values)
 
-    def attach(self, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+    def attach(
+        self,
+        model: Decoder,
+        optimizer: torch.optim.Optimizer,
+        *,
+        partial: bool = False,  # noqa: ARG002  refused by config
+    ) -> None:
         """Give both to DeepSpeed; the parameters of ``optimizer`` become ZeRO's."""
         elements = sum(shape(parameter).numel() for parameter in model.parameters())
         self._settings["zero_optimization"] |= {
@@ -82,11 +87,10 @@ class DeepSpeedEngine(GroupEngine):
         self,
         model: Decoder,  # noqa: ARG002
         batch: Batch,
-        *,
-        z_loss: float = 0.0,
-    ) -> LinearCrossEntropy:
+        **more: Any,
+    ) -> Any:
         """The losses of a part."""
-        return self._engine(batch.tokens, batch.layout, batch.targets, z_loss=z_loss)
+        return self._engine(batch.tokens, batch.layout, batch.targets, **more)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a part of the global loss."""

@@ -102,6 +102,8 @@ def shard(
     fully_shard(model, mesh=mesh, offload_policy=offload)
     for module in (*model.blocks, model):
         register_fsdp_forward_method(module, "extend")  # gathers as forward does
+    for block in model.blocks:
+        register_fsdp_forward_method(block, "mix")
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from lmtrain.batch import Batch
     from lmtrain.models.decoder import Decoder
-    from lmtrain.ops.loss import LinearCrossEntropy
     from lmtrain.settings.engine import EngineConfig
 
 
@@ -45,13 +44,15 @@ class LocalEngine:
         self.device = choose_device(config.device)
         self.dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
 
-    def prepare(self, model: Decoder) -> None:
+    def prepare(self, model: Decoder, *, trains: bool = True) -> None:
         """Bind strategies, remat, compile, materialise."""
         self._share_rows(model)
         config = self.config
-        again = config.remat, config.remat_budget
-        rematerialize(model, *again, element=config.element, offload=config.offload_activations)
-        self.compiler = compile_blocks(model) if config.compile else None
+        if trains:
+            again = config.remat, config.remat_budget
+            offload = config.offload_activations
+            rematerialize(model, *again, element=config.element, offload=offload)
+            self.compiler = compile_blocks(model) if config.compile else None
         self._hold(model)
         if config.precision is Precision.bf16:
             model.compute_dtype = self.dtype
@@ -61,16 +62,18 @@ class LocalEngine:
         """Put the full ``values`` into what is held of a parameter."""
         write(parameter, values)
 
-    def attach(self, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+    def attach(
+        self, model: Decoder, optimizer: torch.optim.Optimizer, *, partial: bool = False
+    ) -> None:
         """Nothing more is needed."""
 
     def parts(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         """The parts themselves."""
         return iter(batches)
 
-    def forward(self, model: Decoder, batch: Batch, *, z_loss: float = 0.0) -> LinearCrossEntropy:
-        """The losses of a part."""
-        return model(batch.tokens, batch.layout, batch.targets, z_loss=z_loss)
+    def forward(self, model: Decoder, batch: Batch, **more: Any) -> Any:
+        """The losses of a part, or what a lesson makes of the model."""
+        return model(batch.tokens, batch.layout, batch.targets, **more)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a part of the global loss."""
