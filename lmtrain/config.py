@@ -26,6 +26,7 @@ from lmtrain.data.prepare_config import PrepareConfig
 from lmtrain.models.config import ModelConfig
 from lmtrain.ops.config import OpsConfig, resolve
 from lmtrain.parallel.config import ParallelConfig
+from lmtrain.settings.budget import BudgetSection
 from lmtrain.settings.checkpoint import CheckpointSection, ResumeSection
 from lmtrain.settings.distill import DistillSection
 from lmtrain.settings.engine import EngineConfig, EngineKind, Precision, Remat
@@ -60,6 +61,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     ops: OpsConfig = field(default_factory=OpsConfig)
     train: TrainSection = field(default_factory=TrainSection)
+    budget: BudgetSection = field(default_factory=BudgetSection)
     distill: DistillSection = field(default_factory=DistillSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
@@ -89,6 +91,7 @@ class RunConfig:
             *self._ops(),
             *self._budget(),
             *self.train.check(),
+            *self._spending(),
             *self.distill.check(
                 steps=self.train.steps,
                 weights=self.run.weights,
@@ -173,7 +176,7 @@ class RunConfig:
             return found
         if self.engine.kind is EngineKind.deepspeed and world_size > 1:
             found.append(
-                f"scores.what={what} reads parameters that engine.kind=deepspeed keeps to itself: "
+                f"scores.what=[{','.join(what)}] reads parameters that engine.kind=deepspeed keeps to itself: "
                 "say scores.what=[] and `lmtrain eval` afterwards, or engine.kind=fsdp"
             )
         named = task if task.name else None
@@ -198,6 +201,14 @@ class RunConfig:
 
         backend, bf16 = resolve(self.ops.backend, card), self.engine.precision is Precision.bf16
         return problems(backend, self.ops, self.model, self.parallel, bf16=bf16)
+
+    def _spending(self) -> list[str]:
+        """A budget must be one, and for at least one step."""
+        return self.budget.check(
+            steps=self.train.steps,
+            tokens_per_step=self.train.tokens_per_step,
+            foreseen=not self.data.skip_steps and not self.resume.replan,
+        )
 
     def _budget(self) -> list[str]:
         """The blocks must be able to keep as little as asked."""

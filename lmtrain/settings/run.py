@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmtrain.settings.budget import STEPS
 from lmtrain.settings.checks import positive
 
 
@@ -38,8 +39,8 @@ class RunSection:
 class TrainSection:
     """Length and size of the training."""
 
-    steps: int = 300
-    """Optimizer updates; a finished run continues when this grows."""
+    steps: int = STEPS
+    """Optimizer updates; a finished run continues when this grows. A budget decides it instead."""
     tokens_per_step: int = 4096
     """Tokens of a global batch, whatever their length."""
     accumulate: int = 1

@@ -42,7 +42,7 @@ def launch(config: RunConfig) -> int:
     if opened.finished:
         print(
             f"run.dir={config.run.dir} is finished at step {opened.first_step}: raise train.steps "
-            "to continue it, or choose another run.dir"
+            "(or its budget) to continue it, or choose another run.dir"
         )
         return 0
     _share_cores(config.launch.threads, int(os.environ.get("LOCAL_WORLD_SIZE", world)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from lmtrain.data.validations import Validations
 from lmtrain.train.checkpoint import State
 from lmtrain.train.folder import RunFolder
 from lmtrain.train.invariants import check_checkpoint
+from lmtrain.train.spend import affordable
 from lmtrain.train.start import check_weights
 from lmtrain.train.teacher import check_teacher
 
@@ -63,18 +65,18 @@ def open_run(config: RunConfig, damaged: Mapping[Path, str] | None = None) -> Op
         ValueError: the data, the model and the run folder do not fit together.
     """
     store = open_data(config.data)
-    config = config.resolved(store.vocab_size)
+    plan_of = partial(
+        Plan.build,
+        store,
+        config.curriculum,
+        seed=config.run.seed,
+        tokens_per_step=config.train.tokens_per_step,
+        skip_steps=config.data.skip_steps,
+    )
+    config = affordable(config.resolved(store.vocab_size), lambda steps: plan_of(steps=steps))
 
     def build(past: Sequence[Past]) -> Plan:
-        return Plan.build(
-            store,
-            config.curriculum,
-            seed=config.run.seed,
-            tokens_per_step=config.train.tokens_per_step,
-            skip_steps=config.data.skip_steps,
-            steps=config.train.steps,
-            past=past,
-        )
+        return plan_of(steps=config.train.steps, past=past)
 
     others = open_validation(config.data, store)
     validations = Validations.of(store, others, config.curriculum, tokens=config.validation.tokens)

@@ -1,0 +1,85 @@
+"""Budgets become steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lmtrain.config import compose
+from lmtrain.models.accounting import ModelCost
+from lmtrain.report.progress import Progress, cost_of
+from lmtrain.report.read import read
+from lmtrain.settings.budget import BudgetSection
+from lmtrain.train.launch import launch
+from lmtrain.train.opening import open_run
+from lmtrain.train.spend import spent
+
+if TYPE_CHECKING:
+    from runs import Run
+
+
+@pytest.fixture
+def words(run: Run) -> list[str]:
+    return [word for word in run.overrides if not word.startswith("train.steps")]
+
+
+@pytest.mark.parametrize("curriculum", ["grow_p2", "progressive"])
+def test_flops_pay_for_whole_steps_and_not_for_one_more(words: list[str], curriculum: str) -> None:
+    opened = open_run(compose([*words, f"curriculum={curriculum}", "budget.flops=7.7e9"]))
+    config, steps = opened.config, opened.config.train.steps
+    cost = ModelCost.of(config.model)
+    flops = [256 * cost.training_flops_per_token([opened.plan.length(n)]) for n in range(steps)]
+    assert len(set(flops)) > 1
+    assert spent(config, opened.plan, steps) == pytest.approx(sum(flops), rel=1e-12)
+    assert sum(flops) <= 7.7e9
+    more = replace(config.train, steps=steps + 1)
+    longer = open_run(replace(config, train=more, budget=BudgetSection()))
+    assert spent(config, longer.plan, steps + 1) > 7.7e9
+
+
+def test_a_dearer_model_gets_fewer_steps(words: list[str]) -> None:
+    steps = [
+        open_run(compose([*words, "budget.flops=1e10", f"model.n_layers={n}"])).config.train.steps
+        for n in (4, 8)
+    ]
+    assert steps[1] < steps[0]
+
+
+def test_tokens_are_whole_steps(words: list[str]) -> None:
+    assert open_run(compose([*words, "budget.tokens=1e3"])).config.train.steps == 3
+
+
+def test_what_was_spent_is_what_the_report_counts(run: Run, words: list[str]) -> None:
+    config = compose([*words, "budget.flops=3e9", "samples.count=0", "validation.every=null"])
+    assert launch(config) == 0
+    left, opened = read(run.folder), open_run(config)
+    steps = opened.config.train.steps
+    assert left.step == steps == left.config["train.steps"]
+    assert left.config["budget.flops"] == 3e9
+    counted = Progress.of(left, cost_of(left)).flops[-1]
+    assert counted == pytest.approx(spent(opened.config, opened.plan, steps), rel=1e-12)
+    assert opened.finished  # the same command again has the same number of steps
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (["budget.tokens=100"], "budget.tokens=100 is less than one step of train.tokens_per_step"),
+        (["budget.tokens=-1"], "budget.tokens=-1 must be positive and finite"),
+        (["budget.flops=inf"], "budget.flops=inf must be positive and finite"),
+        (["budget.tokens=1e4", "budget.flops=1e9"], "leave one of them out"),
+        (["budget.tokens=1e4", "train.steps=7"], "train.steps=7 and budget.tokens both decide"),
+        (["budget.flops=1e9", "resume.replan=true"], "cannot foresee data.skip_steps or resume"),
+    ],
+)
+def test_a_budget_that_is_none_is_refused(words: list[str], said: list[str], told: str) -> None:
+    problems = compose([*words, *said]).check(1)
+    assert len(problems) == 1
+    assert told in problems[0]
+
+
+def test_a_budget_below_one_step_is_a_sentence(words: list[str]) -> None:
+    with pytest.raises(ValueError, match="does not pay for one step, which costs"):
+        open_run(compose([*words, "budget.flops=1e6"]))
