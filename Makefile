@@ -8,11 +8,11 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast test-long test-dist gpu-check fmt lint types check smoke bench golden wheel clean
+.PHONY: help setup train test test-fast test-long test-dist gpu-check fmt lint types check smoke study bench golden wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo '  ARGS="…" adds overrides to train, smoke and bench: make train ARGS="train.steps=50"'
+	@echo '  ARGS="…" adds overrides to train, smoke, study and bench: make train ARGS="train.steps=50"'
 
 setup: $(READY) ## .venv with the tested set of packages
 
@@ -58,6 +58,9 @@ check: lint types ## all that needs no run
 
 smoke: $(READY) ## thirty steps with 1, 2 and 4 processes to a row: one loss curve
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/smoke.sh $(ARGS)
+
+study: $(READY) ## the experiments of configs/experiment, and one page of what they show
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/study.sh $(ARGS)
 
 bench: $(READY) ## a training step against models of transformers
 	$(BIN)/lmtrain bench what=step $(ARGS)
