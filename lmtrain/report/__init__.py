@@ -1,4 +1,4 @@
-"""Reports of runs, made from what they left in their folders."""
+"""Reports of runs and of sweeps, made from what they left in their folders."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING
 
 from lmtrain.config import require
 from lmtrain.report.facts import commands, facts
+from lmtrain.report.points import is_sweep
 from lmtrain.report.read import Run, find_runs, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lmtrain.settings.report import ReportConfig
 
 
 def report(config: ReportConfig) -> None:
-    """Write the page of one run or several, and print what it says in words.
+    """Write the page of runs or of sweeps, and print what it says in words.
 
     Raises:
-        ValueError: there is no run, or the page cannot be written.
+        ValueError: there is no run, the page cannot be written, or a key does not vary.
     """
     require(config.check())
+    folders = [Path(folder) for folder in config.runs]
+    if any(is_sweep(folder) for folder in folders):
+        _report_sweeps(folders, config)
+        return
+    if asked := [name for name in ("measure", "rows", "columns") if getattr(config, name)]:
+        raise ValueError(f"{asked[0]} is of sweeps, and run={config.run} is none: leave it out")
     runs = find_runs(config.runs)
     for run in runs:
         print("\n".join(summary(run)), end="\n\n")
@@ -44,12 +51,40 @@ def write_page(runs: list[Run], out: str | None = None) -> Path:
     """
     from lmtrain.report.page import page  # which needs matplotlib
 
-    path = Path(out) if out else Path(os.path.commonpath([r.folder for r in runs])) / "report.html"
+    path = _place([run.folder for run in runs], out)
     try:
         path.write_text(page(runs), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"out={path} cannot be written: {error}") from error
     return path
+
+
+def _report_sweeps(folders: Sequence[Path], config: ReportConfig) -> None:
+    """The same for sweeps: a page, a table beside it, and its pictures."""
+    from lmtrain.report.study import study, write_csv, write_pictures  # which need matplotlib
+    from lmtrain.report.sweep_page import sweep_page
+
+    studies = [study(folder, config, number) for number, folder in enumerate(folders)]
+    if not any(each.sweep.points or each.sweep.overrides for each in studies):
+        raise ValueError(
+            f"run={config.run} holds no run: give the run.dir of a training, or of a sweep"
+        )
+    for each in studies:
+        print("\n".join(each.summary()), end="\n\n")
+    path = _place(folders, config.out)
+    table, pictures = path.with_suffix(".csv"), path.with_suffix("")
+    try:
+        path.write_text(sweep_page(studies), encoding="utf-8")
+        write_csv(studies, table)
+        write_pictures(studies, pictures)
+    except OSError as error:
+        raise ValueError(f"out={path} cannot be written: {error}") from error
+    print(f"report  {path}, {table.name}, {pictures.name}/*.png")
+
+
+def _place(folders: Sequence[Path], out: str | None) -> Path:
+    """Where the page goes."""
+    return Path(out) if out else Path(os.path.commonpath(folders)) / "report.html"
 
 
 __all__ = ["read", "report", "summary", "write_page"]

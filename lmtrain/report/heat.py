@@ -74,12 +74,17 @@ class Heat:
 
 
 def heat(
-    sweep: Sweep, measure: str, rows: str | None = None, columns: str | None = None
+    sweep: Sweep,
+    points: Sequence[Point],
+    measure: str,
+    rows: str | None = None,
+    columns: str | None = None,
 ) -> Heat | None:
     """The heat map of a sweep; None where no key varies, or the measure is of no point.
 
     Args:
-        sweep: whose points are shown; those that differ in other keys are averaged.
+        sweep: its keys, and the order of their values.
+        points: those that are shown; where they differ in other keys they are averaged.
         measure: what is shown.
         rows: a key that varies; None takes the first that is decided.
         columns: another, or ``length``; None takes the first of what is learned, else the lengths
@@ -88,14 +93,14 @@ def heat(
     Raises:
         ValueError: a key that does not vary here.
     """
-    varied = [key for key in sweep.keys if _varies(sweep.points, key)]
+    varied = [key for key in sweep.keys if _varies(points, key)]
     _check(rows, varied, "rows")
     _check(columns, [*varied, LENGTH], "columns")
     rows = rows or _first([key for key in varied if key != columns])
     if rows is None:
         return None
-    columns = columns or _columns(sweep.points, varied, rows, measure)
-    found = _cells(sweep.points, measure, rows, columns)
+    columns = columns or _columns(points, varied, rows, measure)
+    found = _cells(points, measure, rows, columns)
     if not found:
         return None
     words = sweep.overrides

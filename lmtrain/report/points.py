@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lmtrain.report.facts import LAST, between, plain
-from lmtrain.report.keys import bare, said, short_key
+from lmtrain.report.keys import bare, ordered, said, short_key
 from lmtrain.report.progress import Progress, cost_of
 from lmtrain.report.read import Run, read
 
@@ -71,7 +71,7 @@ class Sweep:
 
 
 def points(folder: Path, asked: Sequence[str] = ()) -> list[Point]:
-    """The points of a sweep, by name of their folders; a folder that holds none gives none.
+    """The points of a sweep in the order of their keys; a folder that holds none gives none.
 
     Args:
         folder: ``run.dir`` of ``lmtrain train -m``, any folder of runs, or one run.
@@ -91,27 +91,37 @@ def read_sweep(folder: Path, asked: Sequence[str] = ()) -> Sweep:
     told = _told(folder / "sweep.yaml")
     runs = [read(place) for place in _run_folders(folder)]
     keys = [bare(key) for key in told.get("keys") or []] or _differing(runs)
+    words = [str(word) for word in told.get("overrides") or []]
+    found = [
+        Point(
+            run=run,
+            keys={key: _value(run, key, runs) for key in keys},
+            error=_error(run.folder / "error.txt"),
+            **_measured(run, asked),
+        )
+        for run in runs
+    ]
     return Sweep(
         folder=folder,
         name=str(told.get("name") or folder.name),
-        overrides=[str(word) for word in told.get("overrides") or []],
+        overrides=words,
         keys=keys,
         experiment=told.get("experiment"),
-        points=[
-            Point(
-                run=run,
-                keys={key: _value(run, key, runs) for key in keys},
-                error=_error(run.folder / "error.txt"),
-                **_measured(run, asked),
-            )
-            for run in runs
-        ],
+        points=_in_order(found, keys, words),
     )
 
 
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is that of a sweep rather than of one run."""
     return (folder / "sweep.yaml").is_file() or not _is_run(folder)
+
+
+def _in_order(found: list[Point], keys: Sequence[str], words: Sequence[str]) -> list[Point]:
+    places = {
+        key: {v: n for n, v in enumerate(ordered(key, (p.keys[key] for p in found), words))}
+        for key in keys
+    }
+    return sorted(found, key=lambda point: [places[key][point.keys[key]] for key in keys])
 
 
 def _told(path: Path) -> Record:
@@ -213,9 +223,10 @@ def _of_scores(scores: Sequence[Record]) -> Iterator[tuple[str, float]]:
         match score:
             case {"what": "text", "loss": float(loss)}:
                 yield f"text_loss@{length}", loss
-                places: Record = score.get("by_position") or {}
-                named = ((f"place_loss@{length}:{place}", nats) for place, nats in places.items())
-                yield from ((name, nats) for name, nats in named if _is_number(nats))
+                places = score.get("by_position")
+                for place, nats in places.items() if isinstance(places, dict) else ():
+                    if _is_number(nats):
+                        yield f"place_loss@{length}:{place}", nats
             case {"what": "context", "loss": float(loss), "context": context}:
                 yield f"context_loss@{length}:{context}", loss
             case {"what": "states", "by_position": {**by_position}} if by_position:

@@ -105,7 +105,7 @@ def test_a_damaged_record_of_the_sweep_is_no_obstacle(told: str, tmp_path: Path)
     assert (sweep.name, sweep.keys, sweep.points) == (tmp_path.name, [], [])
     for pattern in ("G", "A"):
         leave_point(tmp_path, {"model.pattern": pattern}, losses=())
-    assert [p.keys for p in points(tmp_path)] == [{"model.pattern": "A"}, {"model.pattern": "G"}]
+    assert [p.keys for p in points(tmp_path)] == [{"model.pattern": "G"}, {"model.pattern": "A"}]
 
 
 @pytest.mark.parametrize(
