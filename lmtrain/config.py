@@ -176,8 +176,8 @@ class RunConfig:
             return found
         if self.engine.kind is EngineKind.deepspeed and world_size > 1:
             found.append(
-                f"scores.what=[{','.join(what)}] reads parameters that engine.kind=deepspeed keeps to itself: "
-                "say scores.what=[] and `lmtrain eval` afterwards, or engine.kind=fsdp"
+                f"scores.what=[{','.join(what)}] reads parameters that engine.kind=deepspeed keeps "
+                "to itself: say scores.what=[] and `lmtrain eval` afterwards, or engine.kind=fsdp"
             )
         named = task if task.name else None
         if task.check() or self.model.check():
