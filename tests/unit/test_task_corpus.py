@@ -104,6 +104,22 @@ def test_numbers_are_words(tmp_path: Path) -> None:
         ("data.task.name=chess", "data.task.name=chess is no task: use one of mqar"),
         ("+data.task.options.needles=3", "data.task.options.needles is no field of mqar"),
         ("+data.task.options.pairs=9", "has rows too short"),
+        ("+data.task.options={pairs: x}", "options.pairs=x must be a whole number, as 8"),
+        ("+data.task.options={pairs: true}", "options.pairs=True must be a whole number, as 8"),
+        ("+data.task.options={pairs: 0}", "options.pairs=0 must be positive, as 8"),
+        ("+data.task.options={keys: -3}", "options.keys=-3 must be positive, as 64"),
+        ("+data.task.options={power: many}", "options.power=many must be a number, as 0.01"),
+        ("+data.task.options={power: nan}", "options.power=nan must be positive, as 0.01"),
+        ("+data.task.options={pairs: 9, keys: 8}", "pairs=9 need as many keys"),
+        ("+data.task.options={values: 2000000}", "makes 2000065 tokens: 1048576 are the most"),
+        ("data.task.name=needles; +data.task.options={keys: 3}", "needles=4 need as many keys"),
+        ("data.task.name=languages; +data.task.options={symbols: 1}", "symbols=1 cannot tell"),
+        (
+            "data.task.name=count; +data.task.options={group: 7}",
+            "options.group=7 must be text, as Z7",
+        ),
+        ("data.task.name=count; +data.task.options={group: Z99999}", "none of Z2 to Z1024"),
+        ("data.task.name=count; +data.task.options={group: 'Z²'}", "none of Z2 to Z1024"),
         ("data.task.lengths=[32,100]", "must be powers of two"),
         ("data.task.lengths=[32,256]", "above curriculum.max_length=128"),
         ("data.task.rows=0", "data.task.rows=0 must be at least 1"),
@@ -112,7 +128,7 @@ def test_numbers_are_words(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_told(tmp_path: Path, override: str, told: str) -> None:
-    problems = composed(tmp_path, override).check(1)
+    problems = composed(tmp_path, *override.split("; ")).check(1)
     assert any(told in problem for problem in problems), problems
 
 
