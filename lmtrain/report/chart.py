@@ -164,21 +164,30 @@ def _draw(axes: Axes, series: Series, shade: str) -> None:
 
 
 def _named(axes: Axes, series: Series, shade: str) -> None:
-    """Points with their names beside them, above and below in turn from left to right."""
+    """Points with their names beside them, each where it covers least of what is there."""
     axes.plot(series.x, series.y, "o", color=shade, markersize=5)
     axes.margins(0.14, 0.16)
-    drawn = sorted(zip(series.x, series.y, series.names, strict=True))
-    for place, (x, y, name) in enumerate(drawn):
-        above = place % 2 == 0
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(0, 6 if above else -6),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if above else "top",
-            fontsize=7.5,
-        )
+    figure = axes.figure.get_figure(root=True)
+    assert figure is not None
+    scale = 72 / figure.dpi  # from pixels to the points that text is in
+    points = axes.transData.transform(np.column_stack([series.x, series.y])) * scale
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
+    for (x, y), place, name in zip(
+        points, zip(series.x, series.y, strict=True), series.names, strict=True
+    ):
+        wide, high = 4.3 * len(name), 7.5
+        sides = [(-wide / 2, 5), (-wide / 2, -5 - high), (6, -high / 2), (-6 - wide, -high / 2)]
+        boxes = [(x + dx, y + dy, x + dx + wide, y + dy + high) for dx, dy in sides]
+        best = min(range(len(boxes)), key=lambda side: sum(_shared(boxes[side], t) for t in taken))
+        taken.append(boxes[best])
+        axes.annotate(name, place, xytext=sides[best], textcoords="offset points", fontsize=7.5)
+
+
+def _shared(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The area that two boxes share: left, bottom, right, top."""
+    wide = min(ours[2], theirs[2]) - max(ours[0], theirs[0])
+    high = min(ours[3], theirs[3]) - max(ours[1], theirs[1])
+    return max(wide, 0) * max(high, 0)
 
 
 def _scale(axes: Axes, chart: Chart) -> None:

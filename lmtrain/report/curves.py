@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isfinite
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from lmtrain.report.points import Point
     from lmtrain.report.seeds import Group
 
-SPENT = {"tokens": "tokens", "flops": "training FLOPs", "hours": "hours of training"}
+SPENT = {"tokens": "tokens", "flops": "training FLOPs", "hours": "time"}
 """What loss is drawn over."""
 
 
@@ -118,13 +119,25 @@ def _losses(rivals: Sequence[Group], over: str, condition: str) -> Chart:
                 marks=len(steps) <= 12,  # noqa: PLR2004
             )
         )
+    axis = SPENT[over]
+    if over == "hours":
+        series, axis = _clock(series)
     return Chart(
         title=f"Validation loss by {SPENT[over]}{condition}",
-        x=SPENT[over],
+        x=axis,
         y="nats",
         series=series,
         ordered=len(series) > SERIES,
     )
+
+
+def _clock(series: list[Series]) -> tuple[list[Series], str]:
+    """Hours, in the unit that suits them."""
+    longest = max((x for each in series for x in each.x), default=0.0)
+    units = (("hours", 1, 2), ("minutes", 60, 2 / 60), ("seconds", 3600, 0))
+    unit, factor, _ = next(found for found in units if longest >= found[2])
+    scaled = [replace(each, x=[factor * x for x in each.x]) for each in series]
+    return scaled, f"{unit} of training"
 
 
 def _line(point: Point, over: str) -> dict[int, tuple[float, float]]:

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from lmtrain.report.keys import is_condition, is_seed, ordered, short_key
-from lmtrain.report.measures import higher, kind, length, named, shown, title
+from lmtrain.report.measures import higher, kind, length, named, shown, shown_error, title
 from lmtrain.report.seeds import Estimate, estimate
 from lmtrain.report.svg import DOTS_PER_INCH, styled
 from lmtrain.report.theme import LIGHT
@@ -226,5 +226,5 @@ def _cell(shown_heat: Heat, row: str, column: str) -> str:
 
 def _numbers(measure: str, cell: Estimate) -> list[str]:
     """The mean, and its standard error where there is one."""
-    error = [] if cell.error is None else [shown(measure, cell.error)]
+    error = [] if cell.error is None else [shown_error(measure, cell.error)]
     return [shown(measure, cell.mean), *error]

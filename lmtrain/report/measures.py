@@ -87,6 +87,12 @@ def shown(measure: str, value: float) -> str:
     return f"{value:.3f}" if value == 0 or 1e-2 <= abs(value) < 1e3 else f"{value:.3g}"  # noqa: PLR2004
 
 
+def shown_error(measure: str, error: float) -> str:
+    """A standard error: two digits count."""
+    plain = kind(measure) not in (*COUNTED, *SIZES)
+    return f"{error:.2g}" if plain else shown(measure, error)
+
+
 def named(points: Iterable[Point]) -> list[str]:
     """Every measure that a point has: what was learned before what it cost, places in order."""
     found = {measure for point in points for measure in point.measures}

@@ -81,10 +81,10 @@ def _section(study: Study) -> str:
     if study.findings:
         rows = "".join(_finding(finding) for finding in study.findings)
         parts.append(f"<h3>Findings</h3>{_findings_table(rows)}")
-    if study.verdicts:
-        parts += ["<h3>Best</h3>", *map(_verdict, study.verdicts)]
     if study.heat:
         parts += ["<h3>Map</h3>", heat.html(study.heat)]
+    if study.verdicts:
+        parts += ["<h3>Best</h3>", *map(_verdict, study.verdicts)]
     if drawn := figures(study.charts):
         parts.append(f"<h3>Curves</h3>{drawn}")
     if sweep.points:
@@ -109,7 +109,7 @@ def _findings_table(rows: str, *first: str) -> str:
 
 def _finding(finding: Finding, *first: str) -> str:
     colour, word = HOLDS[finding.holds]
-    before = "".join(f"<td>{escape(cell)}</td>" for cell in first)
+    before = "".join(f'<td class="mark">{escape(cell)}</td>' for cell in first)
     return (
         f"<tr>{before}<td>{escape(finding.claim.says)}</td>"
         f'<td class="mark {colour}">{word}</td><td>{escape(finding.text)}</td></tr>'

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lmtrain.report.keys import said
-from lmtrain.report.measures import higher, shown
+from lmtrain.report.measures import higher, shown, shown_error
 from lmtrain.report.seeds import Comparison, Group, compare
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def mean(group: Group, measure: str) -> str:
     assert found is not None
     if found.error is None:
         return f"{shown(measure, found.mean)} (one run)"
-    error = shown(measure, found.error)
+    error = shown_error(measure, found.error)
     return f"{shown(measure, found.mean)} ± {error} ({found.count} runs)"
 
 

@@ -248,12 +248,12 @@ def test_without_its_configuration_a_run_still_has_curves(
 def test_several_runs_lie_over_each_other(tmp_path: Path) -> None:
     for rate in ("0.1", "0.2"):
         leave(tmp_path / "sweep" / f"optim.lr={rate}", FEW, (f"optim.lr={rate}",))
-    report(ReportConfig(run=str(tmp_path / "sweep"), out=str(tmp_path / "page.html")))
+    named = [str(tmp_path / "sweep" / f"optim.lr={rate}") for rate in ("0.1", "0.2")]
+    report(ReportConfig(run=named, out=str(tmp_path / "page.html")))
     html = (tmp_path / "page.html").read_text()
     check(html)
     assert html.count(f">{tmp_path}/sweep/optim.lr=0.2</text>") == 1
     assert "<tr><th>optim.lr</th><td>0.1</td><td>0.2</td></tr>" in html
-    named = [str(tmp_path / "sweep" / f"optim.lr={rate}") for rate in ("0.1", "0.2")]
     assert [run.name for run in find_runs(named)] == named
     assert write_page(find_runs(named)) == tmp_path / "sweep" / "report.html"
 
@@ -264,7 +264,7 @@ def test_mistakes_are_sentences(tmp_path: Path) -> None:
             report(ReportConfig(run=value))
     with pytest.raises(ValueError, match="is not a folder: give a run folder"):
         report(ReportConfig(run=str(tmp_path / "none")))
-    with pytest.raises(ValueError, match=r"holds no metrics.jsonl, so it is no run"):
+    with pytest.raises(ValueError, match="holds no run: give the run.dir of a training"):
         report(ReportConfig(run=str(tmp_path)))
     folder = leave(tmp_path / "run", LINES[:3])
     with pytest.raises(ValueError, match=r"out=.* cannot be written"):
