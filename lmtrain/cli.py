@@ -74,8 +74,10 @@ def _generate(config: Any) -> int:
 
 
 def _eval(config: Any) -> int:
-    from lmtrain.evaluate.evaluate import evaluate
-
+    if config.harness.tasks:
+        from lmtrain.evaluate.harness import ask as evaluate
+    else:
+        from lmtrain.evaluate.evaluate import evaluate
     evaluate(config)
     return 0
 
@@ -238,6 +240,8 @@ def _report(work: Callable[[], int]) -> int:
         if os.environ.get("LMTRAIN_TRACEBACK") == "1":
             raise
         return _fail(sentence(error))
+    except ChildProcessError as error:
+        return _fail(str(error), code=1)
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
 

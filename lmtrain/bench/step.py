@@ -10,7 +10,6 @@ import multiprocessing
 import statistics
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -21,6 +20,7 @@ from lmtrain.bench.config import BenchConfig, BenchDevice
 from lmtrain.bench.memory import memory_meter
 from lmtrain.bench.record import write_record
 from lmtrain.config import require
+from lmtrain.extras import needed
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -60,12 +60,14 @@ def bench(config: BenchConfig) -> list[Measurement]:
     """Measure, print a table, and write ``config.out`` when it is set.
 
     Raises:
-        ValueError: the configuration has problems, or transformers is not installed.
+        ValueError: the configuration has problems, or transformers is not there, or too old.
         RuntimeError: ours fails; where another one does, the reason is printed and written.
     """
     from lmtrain.bench.contenders import builders, problems
 
-    require([*config.check(), *problems(config), *_missing(config)])
+    require([*config.check(), *problems(config)])
+    if config.peers and not config.sized:
+        needed("transformers", otherwise="peers=false")
     console, measurements, failures = Console(), list[Measurement](), dict[str, str]()
     names = list(builders(config))
     with console.status(f"measuring at lengths {config.lengths}"):
@@ -78,15 +80,6 @@ def bench(config: BenchConfig) -> list[Measurement]:
     if names[0] in failures:
         raise RuntimeError(failures[names[0]])
     return measurements
-
-
-def _missing(config: BenchConfig) -> list[str]:
-    if config.sized or not config.peers or find_spec("transformers"):
-        return []
-    return [
-        "peers=true compares with transformers, which is missing: pip install 'lmtrain[hf]' or say "
-        "peers=false"
-    ]
 
 
 def _at(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lmtrain.export.targets import letters
 from lmtrain.export.weights import stored
+from lmtrain.extras import needed
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.decoder import Decoder
 
@@ -71,8 +72,9 @@ def reload(folder: Path, tokens: Tensor, *, code: bool) -> Tensor:
     """The logits that a fresh process without lmtrain gives.
 
     Raises:
-        ValueError: transformers cannot load the folder, or is not there.
+        ValueError: transformers cannot load the folder, is too old, or is not there.
     """
+    needed("transformers", otherwise="verify=false")
     with tempfile.TemporaryDirectory() as scratch:
         said, out = Path(scratch) / "tokens.json", Path(scratch) / "logits.safetensors"
         said.write_text(json.dumps(tokens.tolist()))
@@ -92,8 +94,6 @@ def reload(folder: Path, tokens: Tensor, *, code: bool) -> Tensor:
             ) from error
         if done.returncode:
             reason = done.stderr.strip().rpartition("\n")[2]
-            if "No module named 'transformers'" in reason:
-                reason = "transformers is not installed: pip install 'lmtrain[hf]', or verify=false"
             raise ValueError(f"{folder} cannot be loaded by transformers: {reason}")
         return load_file(out)["logits"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from lmtrain.ops.config import OpsConfig
 from lmtrain.parallel.config import ParallelConfig
 from lmtrain.settings.engine import Device, EngineConfig, Precision
+from lmtrain.settings.harness import HarnessSection
 from lmtrain.settings.scores import Asked, ScoreKind
 
 
@@ -23,6 +24,7 @@ class EvalConfig(Asked):
     the run trained on."""
     task: str | None = None
     """A synthetic task, as data.task.name; null takes that of the run, or its text."""
+    harness: HarnessSection = field(default_factory=HarnessSection)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """Under torchrun, parallel.sequence processes share every row."""
     precision: Precision = Precision.fp32
@@ -46,6 +48,7 @@ class EvalConfig(Asked):
         return [
             *([missing] if self.checkpoint is None else []),
             *self.check_sizes(),
+            *self.harness.check(),
             *([nowhere] if self.out and not Path(self.out).absolute().parent.is_dir() else []),
             *self.parallel.check(world_size),
             *self.engine.check(),

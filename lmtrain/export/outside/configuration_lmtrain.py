@@ -1,6 +1,14 @@
 """The configuration of a model trained with lmtrain; needs transformers 5 only."""
 
+import transformers
 from transformers import PretrainedConfig
+
+OLDEST = 5
+if int(transformers.__version__.partition(".")[0]) < OLDEST:
+    raise ImportError(
+        f"transformers {transformers.__version__} is installed, and this model needs {OLDEST}.0 or "
+        "later: pip install -U 'transformers>=5.20'"
+    )
 
 LAYER_TYPES = {
     "A": "full_attention",

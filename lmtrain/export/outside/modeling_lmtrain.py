@@ -9,6 +9,8 @@ Padding on the left, chunked prefills and documents packed by ``position_ids`` a
 mix documents raises.
 """
 
+from .configuration_lmtrain import LmtrainConfig  # isort: skip  first: it refuses transformers 4
+
 import math
 
 import torch
@@ -25,8 +27,6 @@ from transformers.masking_utils import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-from .configuration_lmtrain import LmtrainConfig
 
 CHUNK = 64
 BETAS = ("fast", "slow")

@@ -1,0 +1,212 @@
+"""``lmtrain eval harness.tasks=[...]``: lm-evaluation-harness on an exported folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict
+from difflib import get_close_matches
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lmtrain.config import require
+from lmtrain.extras import needed
+from lmtrain.machine import machine
+from lmtrain.settings.engine import Precision
+from lmtrain.train.engines import choose_device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lmtrain.settings.evaluate import EvalConfig
+
+PROSE = (
+    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
+)
+"""What RULER fills its rows with."""
+EXAMPLE_CHARACTERS, EXAMPLE_TOKENS = 900, 470
+"""RULER's variable tracking puts an example of so many characters before its question, which must
+fit so many tokens; the question itself has half as many characters again. It never ends where they
+do not fit."""
+RULER = re.compile(r"ruler|niah_")
+ROOM = 256
+"""Tokens beyond the row: it counts what is generated, but not what opens the answer."""
+
+
+def ask(config: EvalConfig) -> list[dict[str, Any]]:
+    """Print and write what the tasks find. One record for each task and metric.
+
+    Raises:
+        ValueError: the configuration has problems; lm-evaluation-harness or transformers is missing
+            or too old; the folder is no export, or brings code that may not run; a task is unknown,
+            or its data is not here.
+    """
+    require([*config.check(1), *_problems(config)])
+    assert config.checkpoint is not None
+    folder = Path(config.checkpoint)
+    needed("transformers")
+    needed("lm_eval")
+    check_folder(folder, trusted=config.harness.trust_remote_code)
+    if not config.harness.online:
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    lengths = config.lengths or [4096]
+    if any(RULER.match(task) for task in config.harness.tasks):
+        check_tokenizer(folder, min(lengths))
+    found = list(records(_run(config, folder, lengths)))
+    out = Path(config.out) if config.out else folder.with_name(f"{folder.name}.scores.json")
+    about = {"checkpoint": str(folder), "config": asdict(config), "machine": machine()}
+    out.write_text(json.dumps({**about, "scores": found}, indent=1) + "\n")
+    console = Console()
+    console.print(_table(found, title=str(folder)))
+    console.print(f"written to {out}", markup=False, highlight=False)
+    return found
+
+
+def check_folder(folder: Path, *, trusted: bool) -> None:
+    """See that a folder is an export, and runs no code that was not allowed.
+
+    RULER's tasks load its tokenizer with ``trust_remote_code=True``, whatever the user says.
+
+    Raises:
+        ValueError: it is not, or would.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"checkpoint={folder} is no exported folder: lmtrain export checkpoint={folder} "
+            "out=FOLDER, then checkpoint=FOLDER"
+        )
+    said = [p for p in sorted(folder.glob("*.json")) if '"auto_map"' in p.read_text("utf-8")]
+    if said and not trusted:
+        raise ValueError(
+            f"{said[0]} asks for code that lies in the folder: if you trust it, say "
+            "harness.trust_remote_code=true"
+        )
+
+
+def check_tokenizer(folder: Path, shortest: int) -> None:
+    """See that the smallest rows of RULER fit.
+
+    Raises:
+        ValueError: the tokenizer takes too many tokens for English.
+    """
+    from tokenizers import Tokenizer
+
+    tokens = len(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(PROSE).ids)
+    example = EXAMPLE_CHARACTERS * tokens // len(PROSE)
+    least = 5 * example // 2 + 30
+    if example > EXAMPLE_TOKENS or least > shortest:
+        remedy = "use a tokenizer of a larger vocabulary"
+        if example <= EXAMPLE_TOKENS:
+            remedy = f"choose lengths of at least {least}"
+        raise ValueError(
+            f"the tokenizer of {folder} takes {tokens} tokens for {len(PROSE)} characters of "
+            f"English, so that RULER's examples do not fit rows of {shortest} tokens: {remedy}"
+        )
+
+
+def records(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The scores of ``simple_evaluate``, one for each task and metric.
+
+    RULER calls a metric by the length of its rows, and gives -1 for lengths that were not asked.
+    """
+    for task, metrics in found["results"].items():
+        for key, score in metrics.items():
+            metric, _, how = key.partition(",")
+            if not how or metric.endswith("_stderr") or not isinstance(score, Real):
+                continue
+            length = int(metric) if metric.isdecimal() else None
+            if length and score < 0:
+                continue
+            error = metrics.get(f"{metric}_stderr,{how}")
+            yield {
+                "what": "harness",
+                "task": task,
+                "length": length,
+                "metric": "matches" if length else metric,
+                "score": float(score),
+                "stderr": float(error) if isinstance(error, Real) else None,
+                "rows": found["n-samples"].get(task, {}).get("effective"),
+            }
+
+
+def _problems(config: EvalConfig) -> list[str]:
+    """What does not go together with the tasks of another library."""
+    problems: list[str] = []
+    if config.what or config.task:
+        problems.append(
+            "harness.tasks asks lm-evaluation-harness, what and task ask lmtrain: say one of them"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        problems.append("harness.tasks runs in one process: leave torchrun out")
+    return problems
+
+
+def _run(config: EvalConfig, folder: Path, lengths: list[int]) -> dict[str, Any]:
+    from lm_eval import tasks
+    from lm_eval.evaluator import simple_evaluate
+
+    asked = config.harness
+    metadata: Any = {"max_seq_lengths": lengths, "pretrained": str(folder)}
+    manager = tasks.TaskManager(
+        **_where(Path(tasks.__file__).parent, asked.tasks),
+        metadata=metadata,
+    )
+    for task in asked.tasks:
+        if task not in manager.all_tasks:
+            near = get_close_matches(task, manager.all_tasks, n=3) or ["lm_eval ls tasks"]
+            raise ValueError(f"harness.tasks={task} is no task of it: see {', '.join(near)}")
+    half = config.precision is not Precision.fp32
+    try:
+        found: Any = simple_evaluate(
+            model="hf",
+            model_args={
+                "pretrained": str(folder),
+                "backend": "causal",
+                "dtype": "bfloat16" if half else "float32",
+                "trust_remote_code": asked.trust_remote_code,
+                **({"max_length": max(lengths) + ROOM} if config.lengths else {}),
+            },
+            tasks=list(asked.tasks),
+            task_manager=manager,
+            limit=asked.limit,
+            batch_size=asked.batch,
+            device=str(choose_device(config.device)),
+            log_samples=False,
+        )
+    except (OSError, LookupError) as error:
+        if isinstance(error, KeyError | IndexError):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"harness.tasks={asked.tasks} needs data that is not here ({reason}): say "
+            "harness.online=true to fetch it, or put it into the cache of Hugging Face or nltk"
+        ) from error
+    return found
+
+
+def _where(tasks: Path, names: list[str]) -> dict[str, Any]:
+    """The folders of these tasks, as reading all 14,000 files takes minutes; all if one is missing.
+
+    A group may name tasks of its own folder only, so that a group is looked up among all.
+    """
+    wanted, found = {f"task: {name}" for name in names}, dict[str, Path]()
+    for path in tasks.rglob("*.yaml"):
+        lines = wanted & set(path.read_text("utf-8", errors="replace").splitlines())
+        found |= dict.fromkeys(lines, path.parent)
+    if found.keys() != wanted:
+        return {}
+    return {"include_path": sorted(set(found.values())), "include_defaults": False}
+
+
+def _table(found: list[dict[str, Any]], title: str) -> Table:
+    headings = [key for key in found[0] if key != "what"] if found else []
+    table = Table(*(heading.replace("_", " ") for heading in headings), title=title)
+    for each in found:
+        cells = ("" if each[key] is None else each[key] for key in headings)
+        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
+    return table
