@@ -33,6 +33,8 @@ class Heat:
     column_values: list[str]
     cells: dict[tuple[str, str], Estimate]
     """By row and column, where there is any point."""
+    averaged: list[str]
+    """Other keys that vary inside of cells; where there are any, a cell has no standard error."""
 
     @property
     def title(self) -> str:
@@ -67,7 +69,11 @@ class Heat:
         """How to read it."""
         counts = {cell.count for cell in self.cells.values()}
         runs = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-        means = "" if counts == {1} else f" Means of {runs} runs ± their standard error."
+        means = "" if counts == {1} else f" Means of {runs} runs"
+        if self.averaged and means:
+            means += f" over {', '.join(map(short_key, self.averaged))}."
+        elif means:
+            means += " ± their standard error."
         return (
             f"Outlined: the {'highest' if higher(self.measure) else 'lowest'} of a column.{means}"
         )
@@ -86,9 +92,9 @@ def heat(
         sweep: its keys, and the order of their values.
         points: those that are shown; where they differ in other keys they are averaged.
         measure: what is shown.
-        rows: a key that varies; None takes the first that is decided.
-        columns: another, or ``length``; None takes the first of what is learned, else the lengths
-            at which the measure was taken, else a second that is decided.
+        rows: a key that varies; None takes one of the model, else another that is decided.
+        columns: another, or ``length``; None takes the first of what is learned, else a second
+            that is decided, else the lengths at which the measure was taken.
 
     Raises:
         ValueError: a key that does not vary here.
@@ -101,6 +107,7 @@ def heat(
         return None
     columns = columns or _columns(points, varied, rows, measure)
     found = _cells(points, measure, rows, columns)
+    averaged = [key for key in varied if key not in (rows, columns)]
     if not found:
         return None
     words = sweep.overrides
@@ -112,6 +119,7 @@ def heat(
         row_values=ordered(rows, (row for row, _ in found), words),
         column_values=ordered(columns, across, words),
         cells={place: cell for place, each in found.items() if (cell := estimate(each))},
+        averaged=averaged,
     )
 
 
@@ -164,7 +172,7 @@ def save(shown_heat: Heat, path: Path) -> None:
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows)
         for (row, column), cell in shown_heat.cells.items():
-            text = "\n± ".join(_numbers(shown_heat.measure, cell))
+            text = "\n± ".join(_numbers(shown_heat, cell))
             place = columns.index(column), rows.index(row)
             strong = "bold" if shown_heat.best(column) == row else "normal"
             axes.text(*place, text, ha="center", va="center", fontsize=8, weight=strong)
@@ -182,8 +190,10 @@ def _varies(points: Sequence[Point], key: str) -> bool:
 
 
 def _first(varied: Sequence[str]) -> str | None:
-    """The first key that is decided, else the first."""
-    return next((key for key in varied if not is_condition(key)), next(iter(varied), None))
+    """The first key of the model, else the first that is decided, else the first."""
+    chosen = [key for key in varied if not is_condition(key)]
+    model = [key for key in chosen if key.partition(".")[0] == "model"]
+    return next(iter([*model, *chosen, *varied]), None)
 
 
 def _columns(points: Sequence[Point], varied: Sequence[str], rows: str, measure: str) -> str:
@@ -192,7 +202,7 @@ def _columns(points: Sequence[Point], varied: Sequence[str], rows: str, measure:
     conditions = [key for key in others if is_condition(key)]
     taken = [name for name in named(points) if kind(name) == kind(measure) and length(name)]
     lengths = [LENGTH] if len(taken) > 1 else []
-    return next(iter([*conditions, *lengths, *others]), "")
+    return next(iter([*conditions, *others, *lengths]), "")
 
 
 def _cells(
@@ -217,14 +227,14 @@ def _cell(shown_heat: Heat, row: str, column: str) -> str:
     cell = shown_heat.cells.get((row, column))
     if cell is None:
         return '<td class="none">–</td>'
-    mean, *error = _numbers(shown_heat.measure, cell)
+    mean, *error = _numbers(shown_heat, cell)
     best = ' class="best"' if shown_heat.best(column) == row else ""
     under = f"<small>± {escape(error[0])}</small>" if error else ""
     share = shown_heat.share(cell.mean)
     return f'<td{best} style="--share:{share:.3f}">{escape(mean)}{under}</td>'
 
 
-def _numbers(measure: str, cell: Estimate) -> list[str]:
+def _numbers(shown_heat: Heat, cell: Estimate) -> list[str]:
     """The mean, and its standard error where there is one."""
-    error = [] if cell.error is None else [shown_error(measure, cell.error)]
-    return [shown(measure, cell.mean), *error]
+    measure, known = shown_heat.measure, cell.error is not None and not shown_heat.averaged
+    return [shown(measure, cell.mean), *([shown_error(measure, cell.error)] if known else [])]

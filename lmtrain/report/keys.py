@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 PARTS = re.compile(r"(?:[^,\[{('\"]|\[[^\]]*\]|{[^}]*}|\([^)]*\)|'[^']*'|\"[^\"]*\")+")
 """Values between commas, brackets and quotes held together."""
 
+BARE = ("null", "true", "false")
+"""Words that say nothing without their key."""
+
 
 def bare(key: object) -> str:
     """A key as configurations spell it: ``+model/size@model`` is ``model.size``."""
@@ -24,10 +27,16 @@ def short_key(key: str) -> str:
 
 
 def said(keys: Mapping[str, str]) -> str:
-    """Values by key as words; of one key its value alone."""
+    """Values by key as words; numbers and the like have the name of their key before them."""
     if len(keys) == 1:
         return next(iter(keys.values()))
-    return ", ".join(f"{short_key(key)} {value}" for key, value in keys.items())
+    words = (
+        value
+        if value[:1].isalpha() and value not in BARE and " " not in value
+        else f"{short_key(key)} {value}"
+        for key, value in keys.items()
+    )
+    return ", ".join(words)
 
 
 def is_seed(key: str) -> bool:

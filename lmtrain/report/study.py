@@ -48,7 +48,8 @@ class Study:
         if not points:
             return f"{self.sweep.folder} holds no run yet."
         ended = Counter(_ended(point) for point in points)
-        told = ", ".join(f"{ended[word]} {word}" for word in sorted(ended))
+        words = ("finished", "not finished", "failed")
+        told = ", ".join(f"{ended[word]} {word}" for word in words if ended[word])
         left_out = " Only finished ones are in means and pictures." if len(ended) > 1 else ""
         experiment = f" Experiment {self.sweep.experiment}." if self.sweep.experiment else ""
         return f"{len(points)} runs in {self.sweep.folder}: {told}.{left_out}{experiment}"

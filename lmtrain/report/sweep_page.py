@@ -54,7 +54,10 @@ def sweep_page(studies: Sequence[Study]) -> str:
     several = len(studies) > 1
     name = f"{len(studies)} sweeps" if several else studies[0].sweep.name
     parts = [_overview(studies)] if several else []
-    return document(name, [*parts, *map(_section, studies)], style=SWEEP_CSS, script=SCRIPT)
+    for study in studies:
+        heading = f"<h2>{escape(study.sweep.name)}</h2>" if several else ""
+        parts.append(_section(study, heading))
+    return document(name, parts, style=SWEEP_CSS, script=SCRIPT)
 
 
 def _overview(studies: Sequence[Study]) -> str:
@@ -69,11 +72,11 @@ def _overview(studies: Sequence[Study]) -> str:
     return f"<nav>{links}</nav>{found}"
 
 
-def _section(study: Study) -> str:
+def _section(study: Study, heading: str) -> str:
     """All about one sweep."""
     sweep = study.sweep
     parts = [
-        f'<section id="{_anchor(study)}"><h2>{escape(sweep.name)}</h2>',
+        f'<section id="{_anchor(study)}">{heading}',
         f"<p>{escape(study.state())}</p>",
     ]
     if sweep.overrides:
@@ -104,7 +107,7 @@ def _anchor(study: Study) -> str:
 
 def _findings_table(rows: str, *first: str) -> str:
     head = "".join(f"<th>{name}</th>" for name in (*first, "claim", "", "measured"))
-    return f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+    return f'<table class="findings"><tr>{head}</tr>{rows}</table>'
 
 
 def _finding(finding: Finding, *first: str) -> str:

@@ -67,6 +67,13 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; } a { color: inherit; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid; }
 th[aria-sort=ascending] button::after { content: " \\25B2"; }
 th[aria-sort=descending] button::after { content: " \\25BC"; }
+td { overflow-wrap: break-word; }
+.wide td { white-space: nowrap; }
+@media (max-width: 40rem) {
+  .findings tr:first-child { display: none; }
+  .findings tr, .findings td { display: block; padding: 0 0 .1rem; }
+  .findings tr { padding-bottom: .8rem; }
+}
 .heat { font-variant-numeric: tabular-nums; border-spacing: 2px; border-collapse: separate; }
 .heat td { text-align: center; padding: .35rem .7rem; min-width: 4.5rem; border-radius: 3px;
   white-space: nowrap; vertical-align: middle;

@@ -51,10 +51,10 @@ class Verdict:
             )
         if least:
             said_so.append(
-                f"So few runs cannot give a p below {min(least):.2g}, so the test alone proves "
-                "nothing here; the interval assumes that differences are normal."
+                f"So few runs cannot give a p below {min(least):.2g}: the exact test alone cannot "
+                "show a difference. The interval assumes that differences are normal."
             )
-        if len(found) > 1:
+        if len(found) > 1 and any(c.p is not None for c in found):
             said_so.append(
                 f"p is not corrected for {len(found)} comparisons with a best that was chosen "
                 "after looking."
