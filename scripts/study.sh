@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Every experiment of configs/experiment, two points at a time, then one page of them all. What is
 # finished is skipped, so the same command goes on after any end.
-# Usage: scripts/study.sh [overrides of every experiment]   NAMES="copy_attention_vs_ssm …" chooses
+# Usage: scripts/study.sh [overrides of every experiment]; NAMES="…" chooses, STUDY is the folder
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-study=runs/study
+study="${STUDY:-runs/study}"
 names="${NAMES:-$(basename -s .yaml -a configs/experiment/*.yaml)}"
 folders="" failed=""
 

@@ -7,17 +7,16 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmtrain.config import typed
 from lmtrain.sentence import sentence
 from lmtrain.sweep.folder import forget_error, write_error
-from lmtrain.sweep.signals import Worker, leads
+from lmtrain.sweep.signals import Stopped, Worker, leads
 from lmtrain.train.launch import launch
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from omegaconf import DictConfig
 
 WORKER = Worker()
@@ -35,29 +34,22 @@ def run_point(composed: DictConfig, folder: Path) -> int:
     """
     if WORKER.stopped:
         return WORKER.stopped
-    composed.run.dir = os.path.relpath(folder)
-    first = os.environ.get("RANK", "0") == "0"
-    if first:
-        print(f"{folder.name}: begins", flush=True)
+    here = Path.cwd()
+    composed.run.dir = str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+    print(f"{folder.name}: begins", flush=True)
     try:
         with WORKER as aside, _told_in(folder) if aside else nullcontext():
             code = launch(typed(composed))
-    except KeyboardInterrupt:
-        raise
-    except SystemExit as error:
-        if not isinstance(error.code, int):
-            _fail(folder, error, first=first)
-            return 0
-        code = error.code
+    except Stopped:
+        code = WORKER.stopped
     except Exception as error:
-        if "WORLD_SIZE" in os.environ and not isinstance(error, ValueError):
-            raise  # the others wait in a collective: torchrun ends them
-        _fail(folder, error, first=first)
+        _fail(folder, error)
         return 0
     if code and leads():
         raise SystemExit(code)
     WORKER.stopped = code
-    if first and not code:
+    print(f"{folder.name}: {'stopped' if code else 'finished'}", flush=True)
+    if not code:
         forget_error(folder)
     return code
 
@@ -68,17 +60,14 @@ def _told_in(folder: Path) -> Iterator[None]:
     output = (folder / "output.txt").open("a", buffering=1, encoding="utf-8")
     with output, redirect_stdout(output), redirect_stderr(output):
         yield
-    last = (folder / "output.txt").read_text(encoding="utf-8").splitlines()[-1:]
-    print(f"{folder.name}: {''.join(last)}", flush=True)
 
 
-def _fail(folder: Path, error: BaseException, *, first: bool) -> None:
+def _fail(folder: Path, error: Exception) -> None:
     """Say why, in the folder and here; a fault of the program with its traceback."""
-    if not first:
-        return
-    if not isinstance(error, ValueError | SystemExit) or os.environ.get("LMTRAIN_TRACEBACK") == "1":
+    expected = isinstance(error, ValueError | ChildProcessError)
+    if not expected or os.environ.get("LMTRAIN_TRACEBACK") == "1":
         traceback.print_exception(error)
-    told = sentence(error).removeprefix("lmtrain: ")
+    told = sentence(error)
     write_error(folder, _in_one_line(told))
     print(f"lmtrain: {folder.name}: {told}", file=sys.stderr, flush=True)
 

@@ -60,6 +60,10 @@ def leads() -> bool:
     return os.environ.get(LEADER) == str(os.getpid())
 
 
+class Stopped(BaseException):
+    """A worker was asked to stop while it prepared a point."""
+
+
 class Worker:
     """A process beside the leader, on its machine: ends with it, and begins nothing once stopped.
 
@@ -91,7 +95,7 @@ class Worker:
     def _hear(self, number: int, _: FrameType | None) -> None:
         self.stopped = by_signal(number)
         if self._busy:
-            raise SystemExit(self.stopped)
+            raise Stopped
 
 
 def _children() -> list[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmtrain.sentence import sentence
 from lmtrain.settings.launch import by_signal
 from lmtrain.sweep.folder import claimed, write_sweep
 from lmtrain.sweep.points import Point
@@ -41,8 +42,13 @@ class Sweep:
         """Refuse what would do nothing, or one thing twice.
 
         Raises:
-            ValueError: nothing varies, or two points have one folder.
+            ValueError: nothing varies, two points have one folder, or torchrun started this.
         """
+        if "WORLD_SIZE" in os.environ:
+            raise ValueError(
+                "-m runs its points one by one and starts the processes of each: run it without "
+                "torchrun, with launch.nproc=N"
+            )
         if not self.points or not self.keys:
             raise ValueError(
                 "-m varies nothing: give a key several values, as in optim.lr=1e-3,3e-3, "
@@ -57,8 +63,6 @@ class Sweep:
     def run(self, launch: Callable[[], Sequence[Any]], *, aside: bool) -> None:
         """Run the points and print a table of them.
 
-        Under torchrun every process runs the sweep, and the first one writes.
-
         Args:
             launch: Hydra's launcher, which gives what each point returned.
             aside: it runs them in other processes.
@@ -68,9 +72,6 @@ class Sweep:
             SystemExit: a signal stopped it, or a point failed.
         """
         self.check()
-        if os.environ.get("RANK", "0") != "0":
-            launch()
-            return
         folder, code = Path(self.folder), 0
         with claimed(folder):
             write_sweep(folder, self.told())
@@ -80,6 +81,11 @@ class Sweep:
                 code = by_signal(heard[0]) if heard else code
             except SystemExit as stopped:
                 code = stopped.code
+            except RuntimeError as error:
+                raise ChildProcessError(
+                    f"the launcher gave up ({sentence(error)}): the same command goes on, and "
+                    "launch.restarts=1 gives every point processes that can die alone"
+                ) from error
             finally:
                 failed = print_points(folder, self.points)
         if code or failed:

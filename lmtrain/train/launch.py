@@ -20,6 +20,8 @@ from lmtrain.train.trainer import Outcome, train
 if TYPE_CHECKING:
     from types import FrameType
 
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
 
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 """Tells torch's launcher to let processes meet in a store of their own. The one it shares with them
@@ -34,6 +36,7 @@ def launch(config: RunConfig) -> int:
 
     Raises:
         ValueError: the configuration has problems; all of them are told, and nothing was written.
+        ChildProcessError: a worker failed more often than ``launch.restarts``.
     """
     joined = "WORLD_SIZE" in os.environ
     world = int(os.environ["WORLD_SIZE"]) if joined else config.launch.nproc
@@ -88,7 +91,14 @@ def _spawn(config: RunConfig) -> Outcome:
         except ChildFailedError as error:
             if heard:  # they left when their time was up
                 return Outcome(step=0, signal=heard[0])
-            raise SystemExit("lmtrain: a worker failed; what it said stands above") from error
+            raise ChildProcessError(_end_of_worker(*error.get_first_failure())) from error
+
+
+def _end_of_worker(rank: int, failure: ProcessFailure) -> str:
+    """How the first worker that failed ended."""
+    if failure.exitcode < 0:
+        return f"a worker failed: {failure.signal_name()} ended process {rank}"
+    return f"a worker failed, process {rank}; what it said stands above"
 
 
 def _work(config: RunConfig, heard: list[int]) -> Outcome:

@@ -77,6 +77,12 @@ def test_what_would_do_nothing_or_one_thing_twice_never_begins(
     assert not (tmp_path / "sweep").exists()
 
 
+def test_torchrun_starts_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"without torchrun, with launch\.nproc=N"):
+        Sweep(folder="none", points=points("a=1,2"), words=["a=1,2"]).check()
+
+
 def test_two_sweeps_do_not_share_a_folder_and_none_hides_in_a_run(tmp_path: Path) -> None:
     again = pytest.raises(ValueError, match="in use by another sweep")
     with claimed(tmp_path), again, claimed(tmp_path):
