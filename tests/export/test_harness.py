@@ -1,0 +1,129 @@
+"""lm-evaluation-harness on exported folders: what it finds, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
+from lmtrain.evaluate.harness import PROSE, ask, check_tokenizer, records
+from lmtrain.settings.evaluate import EvalConfig
+from lmtrain.settings.harness import HarnessSection
+from lmtrain.settings.scores import ScoreKind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PATIENCE_SECONDS = 1800
+
+
+def english(folder: Path) -> None:
+    """A tokenizer that knows the words of RULER's rows, in place of bytes; 320 tokens."""
+    made = Tokenizer(BPE())
+    made.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    alphabet = ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator([PROSE * 3], trainer)
+    made.save(str(folder / "tokenizer.json"))
+
+
+def asked(folder: Path, **more: Any) -> EvalConfig:
+    section = {"tasks": ["niah_single_1"], "limit": 1, **more.pop("harness", {})}
+    return EvalConfig(checkpoint=str(folder), harness=HarnessSection(**section), **more)
+
+
+def test_records_are_the_scores_that_were_asked() -> None:
+    found = {
+        "results": {
+            "ruler_vt": {
+                "alias": "vt",
+                "4096,none": -1,
+                "1024,none": 0.25,
+                "1024_stderr,none": 0.1,
+            },
+            "piqa": {"alias": "piqa", "acc,none": 0.5, "acc_stderr,none": "N/A", "sample_len": 3},
+        },
+        "n-samples": {"ruler_vt": {"original": 500, "effective": 2}},
+    }
+    common = {"what": "harness"}
+    assert list(records(found)) == [
+        {
+            **common,
+            **{"task": "ruler_vt", "length": 1024, "metric": "matches", "score": 0.3},
+            **{"stderr": 0.1, "rows": 2},
+        },
+        {
+            **common,
+            **{"task": "piqa", "length": None, "metric": "acc", "score": 0.5},
+            **{"stderr": None, "rows": None},
+        },
+    ]
+
+
+def test_code_of_a_folder_runs_only_if_it_is_trusted(exported: dict[str, Path]) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("lm_eval", reason="pip install 'lmtrain[harness]'")
+    with pytest.raises(ValueError, match=r"config\.json asks for code .*trust_remote_code=true"):
+        ask(asked(exported["custom all four"]))
+    with pytest.raises(ValueError, match="tokens for 90 characters of English"):
+        ask(asked(exported["llama"]))
+    with pytest.raises(ValueError, match="is no exported folder: lmtrain export checkpoint="):
+        ask(asked(exported["llama"].parent / "checkpoint"))
+
+
+def test_what_does_not_go_together_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="say one of them"):
+        ask(asked(tmp_path, what=[ScoreKind.text]))
+    with pytest.raises(ValueError, match=r"harness\.limit=0"):
+        ask(asked(tmp_path, harness={"limit": 0}))
+
+
+def test_a_tokenizer_that_takes_too_many_tokens_is_refused(tmp_path: Path) -> None:
+    """RULER would look for a shorter example forever."""
+    from lmtrain.data.tokenize import bytes_tokenizer
+
+    bytes_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="90 tokens for 90 characters.*larger vocabulary"):
+        check_tokenizer(tmp_path, 4096)
+    english(tmp_path)
+    with pytest.raises(ValueError, match=r"choose lengths of at least \d+"):
+        check_tokenizer(tmp_path, 256)
+    check_tokenizer(tmp_path, 1024)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["llama yarn", "custom yarn and linear"])
+def test_ruler_runs_on_native_and_custom_exports(
+    name: str, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    """As a person types it. The models know nothing, so that only their number is certain."""
+    pytest.importorskip("lm_eval", reason="pip install 'lmtrain[harness]'")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in exported[name].iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    english(folder)
+    command = [
+        *(sys.executable, "-m", "lmtrain", "eval", f"checkpoint={folder}", "lengths=[1024]"),
+        *("harness.tasks=[niah_single_1,ruler_vt]", "harness.limit=2", f"out={tmp_path}/out.json"),
+        f"harness.trust_remote_code={'custom' in name}",
+    ]
+    home = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        command, check=False, timeout=PATIENCE_SECONDS, env=home, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "out.json").read_text())["scores"]
+    assert [(each["task"], each["length"], each["rows"]) for each in found] == [
+        ("niah_single_1", 1024, 2),
+        ("ruler_vt", 1024, 2),
+    ]
+    assert all(0 <= each["score"] <= 1 for each in found)
