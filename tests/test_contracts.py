@@ -26,7 +26,8 @@ composed = [compose([], verb.config) and name for name, verb in VERBS.items()]
 for path in sorted(folder.rglob("*.yaml")):
     group, option = path.parent.relative_to(folder), path.stem
     if group.parts and group.parts[0] != "hydra" and group.name != "half_blocks":
-        compose([f"{group}={option}"])
+        chosen = "+" if group.name in ("experiment", "sweep") else ""  # by no default
+        compose([f"{chosen}{group}={option}"])
         composed.append(f"{group}={option}")
 print(json.dumps([lmtrain.__file__, lmtrain_kernels.__file__, str(folder), composed]))
 """
