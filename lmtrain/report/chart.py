@@ -98,19 +98,9 @@ def plot(chart: Chart, shades: Sequence[str], soft: str) -> Figure:
     _scale(axes, chart)
     if chart.mark is not None:
         axes.axvline(chart.mark, color=soft, linewidth=0.8, linestyle=":")
-        place: dict[str, Any] = {
-            "xytext": (-3, 4),
-            "textcoords": "offset points",
-            "fontsize": 7,
-            "ha": "right",
-        }
-        axes.annotate(
-            "trained to here",
-            (chart.mark, 0),
-            xycoords=axes.get_xaxis_transform(),
-            color=soft,
-            **place,
-        )
+        place: dict[str, Any] = {"xytext": (3, 4), "textcoords": "offset points", "fontsize": 7}
+        at = axes.get_xaxis_transform()
+        axes.annotate("trained to here", (chart.mark, 0), xycoords=at, color=soft, **place)
     _legend(axes)
     return figure
 

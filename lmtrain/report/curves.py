@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import isfinite
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from lmtrain.report.chart import Chart, Series
 from lmtrain.report.keys import said
-from lmtrain.report.measures import higher, kind, length, longest, place, title
+from lmtrain.report.losses import SPENT, loss_over
+from lmtrain.report.measures import higher, kind, length, place, title, trained
 from lmtrain.report.theme import SERIES
 
 if TYPE_CHECKING:
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
 
     from lmtrain.report.points import Point
     from lmtrain.report.seeds import Group
-
-SPENT = {"tokens": "tokens", "flops": "training FLOPs", "hours": "time"}
-"""What loss is drawn over."""
 
 
 def curves(groups: Sequence[Group], measure: str) -> list[Chart]:
@@ -53,8 +49,9 @@ def _of(rivals: Sequence[Group], measure: str, condition: str) -> Iterator[Chart
     at = f"state_bytes@{length(measure)}"
     state = at if any(group.estimate(at) for group in rivals) else "state_bytes"
     yield _pareto(rivals, measure, state, condition)
-    yield from (_losses(rivals, over, condition) for over in SPENT)
-    mark = longest([point for group in rivals for point in group.points])
+    yield from (loss_over(rivals, over, condition) for over in SPENT)
+    lengths = trained(point for group in rivals for point in group.points)
+    mark = max(lengths) if len(lengths) == 1 else 0
     for name in ("answers", "text_loss"):
         yield _along(
             rivals,
@@ -101,57 +98,6 @@ def _pareto(rivals: Sequence[Group], measure: str, cost: str, condition: str) ->
     name = "Throughput" if kind(cost) == "tokens_per_second" else "State"
     heading = f"{name} against {title(measure)}{condition}"
     return Chart(title=heading, x=title(cost), y=kind(measure).replace("_", " "), series=series)
-
-
-def _losses(rivals: Sequence[Group], over: str, condition: str) -> Chart:
-    """The validation loss over what was spent; means over seeds, at the steps that all have."""
-    series: list[Series] = []
-    for group in rivals:
-        lines = [line for point in group.points if (line := _line(point, over))]
-        steps = [step for step in lines[0] if all(step in line for line in lines)] if lines else []
-        ys = [[line[step][1] for line in lines] for step in steps]
-        series.append(
-            Series(
-                label=group.name,
-                x=[fmean(line[step][0] for line in lines) for step in steps],
-                y=[fmean(y) for y in ys],
-                band=([min(y) for y in ys], [max(y) for y in ys]) if len(lines) > 1 else None,
-                marks=len(steps) <= 12,  # noqa: PLR2004
-            )
-        )
-    axis = SPENT[over]
-    if over == "hours":
-        series, axis = _clock(series)
-    return Chart(
-        title=f"Validation loss by {SPENT[over]}{condition}",
-        x=axis,
-        y="nats",
-        series=series,
-        ordered=len(series) > SERIES,
-    )
-
-
-def _clock(series: list[Series]) -> tuple[list[Series], str]:
-    """Hours, in the unit that suits them."""
-    longest = max((x for each in series for x in each.x), default=0.0)
-    units = (("hours", 1, 2), ("minutes", 60, 2 / 60), ("seconds", 3600, 0))
-    unit, factor, _ = next(found for found in units if longest >= found[2])
-    scaled = [replace(each, x=[factor * x for x in each.x]) for each in series]
-    return scaled, f"{unit} of training"
-
-
-def _line(point: Point, over: str) -> dict[int, tuple[float, float]]:
-    """What was spent, and the loss, by step; none of a run that failed."""
-    if point.error or point.progress is None:
-        return {}
-    steps = [record["step"] for record in point.run.validations]
-    spent = point.progress.at(steps, over)
-    losses = point.run.column("val_loss", point.run.validations)
-    return {
-        step: (x, y)
-        for step, x, y in zip(steps, spent, losses, strict=True)
-        if isfinite(x) and isfinite(y)
-    }
 
 
 def _along(

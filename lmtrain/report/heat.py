@@ -235,6 +235,8 @@ def _cell(shown_heat: Heat, row: str, column: str) -> str:
 
 
 def _numbers(shown_heat: Heat, cell: Estimate) -> list[str]:
-    """The mean, and its standard error where there is one."""
-    measure, known = shown_heat.measure, cell.error is not None and not shown_heat.averaged
-    return [shown(measure, cell.mean), *([shown_error(measure, cell.error)] if known else [])]
+    """The mean, and its standard error where seeds alone vary."""
+    measure, mean = shown_heat.measure, shown(shown_heat.measure, cell.mean)
+    if cell.error is None or shown_heat.averaged:
+        return [mean]
+    return [mean, shown_error(measure, cell.error)]

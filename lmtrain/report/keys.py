@@ -28,15 +28,10 @@ def short_key(key: str) -> str:
 
 def said(keys: Mapping[str, str]) -> str:
     """Values by key as words; numbers and the like have the name of their key before them."""
-    if len(keys) == 1:
-        return next(iter(keys.values()))
-    words = (
-        value
-        if value[:1].isalpha() and value not in BARE and " " not in value
-        else f"{short_key(key)} {value}"
+    return ", ".join(
+        value if value[:1].isalpha() and value not in BARE else f"{short_key(key)} {value}"
         for key, value in keys.items()
     )
-    return ", ".join(words)
 
 
 def is_seed(key: str) -> bool:

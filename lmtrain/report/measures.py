@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 HIGHER = ("answers", "rows", "tokens_per_second")
 """Measures of which more is better; of all others less is."""
 
-JUDGED = ("answers", "rows", "text_loss", "context_loss", "loss", "bits_per_byte", "train_loss")
+JUDGED = (
+    *("answers", "rows", "text_loss", "place_loss", "context_loss"),
+    *("loss", "bits_per_byte", "train_loss"),
+)
 """Measures of what a run learned, what is asked first before the others."""
 
 TITLES = {
@@ -112,19 +115,24 @@ def asked_first(points: Sequence[Point], claimed: Sequence[str] = ()) -> str | N
     for measure in claimed:
         if measure in found and kind(measure) in JUDGED:
             return measure
-    trained = longest(points)
+    most = longest(points)
     for name in JUDGED:
         at = [measure for measure in found if kind(measure) == name]
         if at:
-            within = [m for m in at if (length(m) or 0) <= trained]
+            within = [m for m in at if (length(m) or 0) <= most]
             return within[-1] if within else at[0]
     return found[0] if found else None
 
 
 def longest(points: Iterable[Point]) -> int:
     """The longest length that any of the points was trained on; 0 if none is known."""
-    found = [point.run.config.get("curriculum.max_length") for point in points]
-    return max((n for n in found if isinstance(n, int)), default=0)
+    return max(trained(points), default=0)
+
+
+def trained(points: Iterable[Point]) -> set[int]:
+    """The longest lengths that points were trained on."""
+    found = (point.run.config.get("curriculum.max_length") for point in points)
+    return {length for length in found if isinstance(length, int)}
 
 
 def _places(measure: str) -> list[str]:

@@ -68,7 +68,7 @@ th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2p
 th[aria-sort=ascending] button::after { content: " \\25B2"; }
 th[aria-sort=descending] button::after { content: " \\25BC"; }
 td { overflow-wrap: break-word; }
-.wide td { white-space: nowrap; }
+.wide td, .wide th { white-space: nowrap; }
 @media (max-width: 40rem) {
   .findings tr:first-child { display: none; }
   .findings tr, .findings td { display: block; padding: 0 0 .1rem; }
