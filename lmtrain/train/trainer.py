@@ -179,7 +179,8 @@ class Training:
             for step, batches in enumerate(loader, first + 1):
                 self.stop.doing = f"step {step}"
                 profile(step)
-                length, leads = self.opened.plan.length(step - 1), step == first + 1
+                length = self.opened.plan.length(step - 1)
+                leads = step == first + 1 or self.objective.begins(step - 1)
                 with watched(
                     self.engine.compiler, self.tell, step=step, first=leads, length=length
                 ):
@@ -269,7 +270,7 @@ class Training:
         """Score the model after its last step; stopped meanwhile, the next start does it anew."""
         folder, steps = self.opened.folder, self.config.train.steps
         saved = checkpoint.path(folder.checkpoints, steps)
-        subject = Subject(self.model.eval(), self.engine, self.config, saved)
+        subject = Subject(self.model, self.engine, self.config, saved)
         done = score(subject, folder.scores, tell=self.tell, stop=self.stop)
         return Outcome(step=steps, signal=None if done else self.stop.signal or SIGTERM)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmtrain.batch import IGNORED
 from lmtrain.ops import divergence, reference
@@ -62,7 +63,7 @@ def test_it_holds_few_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(divergence, "SLICE_ELEMENTS", 2 * 50 * 4)
     sizes: list[int] = []
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
             sizes.extend(x.numel() for x in (out,) if isinstance(x, torch.Tensor))
