@@ -38,6 +38,7 @@ Overrides follow the verb, as many as you like
   model=samba model/size=160m  chooses files of configs/
   'model.pattern=(GGGA)2'      holds brackets, so it is quoted for the shell
   -m optim.lr=1e-3,3e-3        runs every combination, each in its own folder below run.dir
+  -m +sweep=hybrid_ratio       runs those of a file of configs/sweep: ratios, placements, seeds
 
 See before you run
   lmtrain VERB --help          the groups and their options, every key and its default
@@ -49,8 +50,8 @@ Completion in bash, fish and zsh
 LMTRAIN_TRACEBACK=1 shows where an error comes from.
 """
 
-TEXTS = ("prompt", "samples.prompt", "model.pattern", "pattern")
-"""Keys whose values are text, in which brackets and commas mean nothing to Hydra."""
+TEXTS = ("prompt", "samples.prompt", "model.pattern", "pattern", "checkpoint", "run.weights")
+"""Keys whose values are text or paths, in which brackets and commas mean nothing to Hydra."""
 
 
 def _train(config: Any) -> int:
