@@ -46,6 +46,11 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
         console = Console(quiet=engine.rank > 0)
         subject = restore(config, run, folder, engine)
         found = list(scores(subject, config, what=what, task=task, tell=console.print))
+    if not found:
+        raise ValueError(
+            f"lengths={config.lengths} leave nothing to score on data.val_fraction="
+            f"{run.data.val_fraction} of the text: ask for shorter ones, or for a task=mqar"
+        )
     if engine.rank == 0:
         above = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
         out = Path(config.out) if config.out else above / "scores.json"

@@ -100,8 +100,11 @@ def _of_text(
             f"{kind}: no held-back document has the {', '.join(map(str, missing))} targets that "
             f"were asked for, the longest has {longest}"
         )
-    if kind is ScoreKind.text and there:
-        yield from losses(subject, there, targets=asked.tokens, tokens=asked.row)
+    if kind is ScoreKind.text:
+        found = losses(subject, there, targets=asked.tokens, tokens=asked.row) if there else []
+        if without := sorted({*there} - {each["length"] for each in found}):
+            tell(f"text: decomposition leaves no piece of {', '.join(map(str, without))} targets")
+        yield from found
     elif kind is ScoreKind.states:
         for length in there:
             starts = _spread(documents, length, count=_count(asked, length))

@@ -73,6 +73,14 @@ def test_lengths_beyond_training(text: Run) -> None:
     assert list(found[-1]["by_position"])[-1] == "64-127"
 
 
+def test_lengths_that_the_text_does_not_have(text: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    [only] = scores(text, "lengths=[16,65536]", "tokens=512")
+    assert only["length"] == 16
+    assert "text: no held-back document has the 65536 targets" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"lengths=\[65536\] leave nothing to score"):
+        scores(text, "lengths=[65536]")
+
+
 def test_a_task_is_answered_as_each_row_alone(task: Run) -> None:
     found = scores(task, "lengths=[16,64]", "rows=21", "row=100")
     with torch.device("meta"):
@@ -90,6 +98,7 @@ def test_a_task_is_answered_as_each_row_alone(task: Run) -> None:
         assert each["rows"] == np.mean([every.all() for every in right])
 
 
+@pytest.mark.long
 def test_the_command_under_torchrun(task: Run, tmp_path: Path) -> None:
     out = tmp_path / "scores.json"
     command = [
