@@ -162,11 +162,13 @@ def _differing(runs: list[Run]) -> list[str]:
 
 
 def _value(run: Run, key: str, runs: list[Run]) -> str:
-    """The value of a key, or what was chosen of a group: its name, else what its keys say."""
-    if not run.config:
-        return _in_name(run.folder.name, key)
-    if key in run.config or run.config.get(f"{key}.name") is not None:
-        return plain(run.config.get(key, run.config.get(f"{key}.name")))
+    """The value of a key, or what was chosen of a group: by its folder, its name, its keys."""
+    if key in run.config:
+        return plain(run.config[key])
+    if (chosen := _in_name(run.folder.name, key)) or not run.config:
+        return chosen
+    if run.config.get(f"{key}.name") is not None:
+        return plain(run.config[f"{key}.name"])
     below = (
         key if any(name.startswith(f"{key}.") for name in run.config) else key.rpartition(".")[0]
     )
@@ -175,7 +177,7 @@ def _value(run: Run, key: str, runs: list[Run]) -> str:
 
 
 def _in_name(name: str, key: str) -> str:
-    """The value that the name of a folder tells: of a run that failed before it began."""
+    """The value that the name of a point's folder tells; empty where it tells none."""
     found = re.search(rf"(?:^|,)\+*{re.escape(key)}=((?:[^,\[{{]|\[[^\]]*\]|{{[^}}]*}})*)", name)
     return found[1].strip("'\"") if found else ""
 

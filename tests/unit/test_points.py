@@ -71,6 +71,15 @@ def test_keys_are_those_of_the_sweep(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_options_of_a_group_that_share_a_name_are_told_apart(tmp_path: Path) -> None:
+    sweep = leave_sweep(tmp_path / "s", ["curriculum"])
+    for option in ("concat", "concat_masked"):
+        values = {"curriculum.name": "fixed", "curriculum.view": option}
+        leave_point(sweep, values).rename(sweep / f"curriculum={option}")
+    told = [point.keys for point in points(sweep)]
+    assert told == [{"curriculum": "concat"}, {"curriculum": "concat_masked"}]
+
+
 def test_without_the_words_of_the_sweep_keys_are_what_differs(tmp_path: Path) -> None:
     for seed in (0, 1):
         leave_point(tmp_path, {"model.pattern": "GA", "run.seed": seed})
