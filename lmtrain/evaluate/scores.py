@@ -59,9 +59,8 @@ def scores(
                 assert task is not None
                 yield from _answers(subject, asked, task)
             case ScoreKind.states if task is not None:
-                for length in sorted(asked.lengths or task.lengths):
-                    first = np.arange(min(asked.rows, _count(asked, length)))
-                    rows = _unseen(task) + first
+                for length in sorted({*(asked.lengths or task.lengths)}):
+                    rows = _unseen(task) + np.arange(_count(asked, length))
                     drawn = examples(task.task, rows, seed=task.seed, length=length)
                     yield states(subject, drawn.tokens, tokens=asked.row)
             case _:
@@ -69,7 +68,7 @@ def scores(
 
 
 def _answers(subject: Subject, asked: Asked, task: TaskConfig) -> Iterator[dict[str, Any]]:
-    for length in sorted(asked.lengths or task.lengths):
+    for length in sorted({*(asked.lengths or task.lengths)}):
         found = answers(
             subject,
             task.task,
@@ -92,7 +91,7 @@ def _of_text(
 ) -> Iterator[dict[str, Any]]:
     data = open_data(subject.run.data)
     documents = data.documents(Side.validation)
-    lengths = sorted(asked.lengths or subject.run.curriculum.lengths)
+    lengths = sorted({*(asked.lengths or subject.run.curriculum.lengths)})
     longest = int(documents.lengths.max(initial=1)) - 1  # the last token has no target
     there = [length for length in lengths if length <= longest]
     if missing := lengths[len(there) :]:

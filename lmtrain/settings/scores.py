@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from lmtrain.models.pattern import RECURRENT
+from lmtrain.models.pattern import RECURRENT, parse
 from lmtrain.settings.checks import positive
 
 if TYPE_CHECKING:
@@ -84,22 +84,26 @@ def unanswerable(
     """
     if task is not None and (unknown := task.check_name()):
         return unknown
-    no_text = None if text else "needs text, and data.task.name is set: leave it out"
-    stateless = not set(RECURRENT) & set(model.pattern.upper())
-    refused = {
-        ScoreKind.task: None if task else "needs data.task.name, and there is text: say text",
-        ScoreKind.text: no_text,
-        ScoreKind.states: "needs a recurrent block, M or G, and model.pattern="
-        f"{model.pattern} has none: leave it out"
-        if stateless
-        else None,
-        ScoreKind.context: no_text,
-    }
+    letters = {letter for spec in parse(model.pattern, model.n_layers) for letter in spec.mixers}
+    refused: dict[ScoreKind, str] = {}
+    if task is None:
+        refused[ScoreKind.task] = "needs data.task.name, and there is text: say text"
+    if not text:
+        why = "needs text, and data.task.name is set: leave it out"
+        refused |= {ScoreKind.text: why, ScoreKind.context: why}
+    if letters.isdisjoint(RECURRENT):
+        refused[ScoreKind.states] = (
+            f"needs a recurrent block, M or G, and model.pattern={model.pattern} has none: leave "
+            "it out"
+        )
     kinds = dict.fromkeys(what)
-    found = [f"{prefix}what has {kind}, which {why}" for kind in kinds if (why := refused[kind])]
+    found = [
+        f"{prefix}what has {kind}, which {why}" for kind, why in refused.items() if kind in kinds
+    ]
     found += [
         f"{prefix}what has {kind} twice: say it once" for kind in kinds if what.count(kind) > 1
     ]
     if task is None or not {ScoreKind.task, ScoreKind.states} & set(what):
         return found
-    return [*found, *task.check_rows(asked.lengths, model.vocab_size, key=f"{prefix}lengths")]
+    lengths = asked.lengths or task.lengths
+    return [*found, *task.check_rows(lengths, model.vocab_size, key=f"{prefix}lengths")]
