@@ -153,7 +153,8 @@ def _draw(axes: Axes, series: Series, shade: str) -> None:
         axes.plot(x, running_mean(y, len(y) / 20), color=shade, label=name)
     else:
         if series.band:
-            axes.fill_between(series.x, *series.band, color=shade, alpha=0.18, linewidth=0)
+            least, largest = (thin(series.x, edge)[1] for edge in series.band)
+            axes.fill_between(x, least, largest, color=shade, alpha=0.18, linewidth=0)
         marker = "o" if series.marks or len(x) == 1 else ""
         axes.plot(x, y, color=shade, marker=marker, markersize=3.5, label=name)
 

@@ -157,8 +157,11 @@ def _within(rivals: Sequence[Group], name: str, x: str, condition: str) -> Itera
 
 def _starting(point: Point, start: str) -> dict[float, float]:
     """Measures by the end of their names."""
-    found = point.measures.items()
-    return {_end(name): value for name, value in found if name.startswith(start)}
+    return {
+        end: value
+        for name, value in point.measures.items()
+        if name.startswith(start) and (end := _end(name.removeprefix(start), start))
+    }
 
 
 def _by_length(point: Point, name: str) -> dict[float, float]:
@@ -178,15 +181,14 @@ def _states(point: Point) -> dict[float, float]:
     ]
     tables = [max(scored, key=lambda score: score["length"])["by_position"]] if scored else []
     return {
-        _end(name): float(value)
+        end: float(value)
         for table in tables
         for name, value in (table.items() if isinstance(table, dict) else ())
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and (end := _end(name, "place"))
     }
 
 
-def _end(name: str) -> float:
-    """Tokens up to the end of places such as ``4-7``, or of a context such as ``1024:256``."""
-    _, _, after = name.rpartition(":")
-    first, dash, last = after.partition("-")
-    return float(last) + 1 if dash else float(first) + ("@" not in name)
+def _end(name: str, start: str) -> float | None:
+    """Tokens up to the end of a place, of ``4-7`` eight, or a context's; None of other names."""
+    last = name.rpartition("-")[2]
+    return int(last) + (not start.startswith("context")) if last.isdecimal() else None

@@ -106,7 +106,7 @@ def named(points: Iterable[Point]) -> list[str]:
 
 
 def asked_first(points: Sequence[Point], claimed: Sequence[str] = ()) -> str | None:
-    """The measure that decides when none is named; None where nothing was measured.
+    """The measure that decides when none is named; None where nothing was learned.
 
     The first that the sweep's own claims are about and that says what was learned; else the first
     of `JUDGED` that is there, at the longest length trained on, or the shortest beyond it.
@@ -121,7 +121,7 @@ def asked_first(points: Sequence[Point], claimed: Sequence[str] = ()) -> str | N
         if at:
             within = [m for m in at if (length(m) or 0) <= most]
             return within[-1] if within else at[0]
-    return found[0] if found else None
+    return None
 
 
 def longest(points: Iterable[Point]) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 from math import isfinite, nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lmtrain.models.accounting import ModelCost
     from lmtrain.report.read import Run
 
@@ -70,14 +71,25 @@ def cost_of(run: Run) -> ModelCost | None:
     from lmtrain.models.accounting import ModelCost  # which needs torch
     from lmtrain.models.config import ModelConfig
 
+    section = _nested({key: value for key, value in run.config.items() if key.startswith("model.")})
     try:
-        written = OmegaConf.load(run.folder / "config.yaml")
-        section = OmegaConf.select(written, "model")
         model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), section))
         assert isinstance(model, ModelConfig)
         return None if model.vocab_size is None or model.check() else ModelCost.of(model)
-    except (OSError, UnicodeError, ValueError, TypeError, YAMLError, OmegaConfBaseException):
+    except (ValueError, TypeError, OmegaConfBaseException):
         return None
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A section as it was before its keys were dotted."""
+    section: dict[str, Any] = {}
+    for key, value in flat.items():
+        *outer, name = key.split(".")[1:]
+        place = section
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[name] = value
+    return section
 
 
 def _flops(cost: ModelCost | None, length: float) -> float:
