@@ -21,6 +21,7 @@ from lmtrain.layout import SequenceLayout
 from lmtrain.models.config import ModelConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
+from lmtrain.models.rope import RopeKind, RopeScaling
 from lmtrain.ops import recurrence
 from lmtrain.ops.attention import attend
 from lmtrain.ops.recurrence import AffineState, act
@@ -61,6 +62,8 @@ class Case:
     remat: Remat = Remat.none
     heads: tuple[int, int] = (4, 2)
     """Query and key heads, for at most four ranks; twice as many for eight."""
+    scaled: bool = False
+    """Whether rotary positions are those of YaRN, far beyond its original length."""
     rows: tuple[str, ...] = ()
     """Names of the rows it meets; empty means all."""
 
@@ -84,7 +87,8 @@ def cases() -> list[Case]:
     mixed = [Case("GWMA", tuple(m.items())) for m in MIXTURES[2:]]
     again = zip(MIXTURES, (Remat.full, Remat.selective) * 2, strict=True)
     remat = [replace(Case("GWMA", tuple(m.items())), remat=remat) for m, remat in again]
-    return [*single, *window, *heads, *stacks, *mixed, *remat]
+    scaled = [Case("AW", tuple(m.items()), scaled=True, rows=HARDEST) for m in MIXTURES[::2]]
+    return [*single, *window, *heads, *stacks, *mixed, *remat, *scaled]
 
 
 def build(case: Case) -> Decoder:
@@ -100,6 +104,10 @@ def build(case: Case) -> Decoder:
     for attention in (config.attention, config.sliding_window):
         attention.heads, attention.kv_heads = (more * heads for heads in case.heads)
         attention.head_dim = 4
+        if case.scaled:
+            attention.rope_scaling = RopeScaling(
+                kind=RopeKind.yarn, factor=4.0, original_length=2 * SPAN
+            )
     config.sliding_window.window = case.window
     config.mamba2.head_dim, config.mamba2.state_dim, config.mamba2.groups = 8, 6, 2
     g = config.gated_deltanet

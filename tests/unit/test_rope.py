@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lmtrain.layout import SequenceLayout
-from lmtrain.models.config import AttentionConfig, ModelConfig
+from lmtrain.models.config import AttentionConfig, ModelConfig, SlidingWindowConfig
+from lmtrain.models.decoder import Decoder
+from lmtrain.models.init import initialize
 from lmtrain.models.mixers.attention import Attention
 from lmtrain.models.rope import RopeKind, RopeScaling
 from lmtrain.ops.rotary import Frequencies, angles, frequencies, interpolated, rotate, yarn
@@ -97,6 +99,29 @@ def test_each_section_has_positions_of_its_own() -> None:
     )
     assert not torch.equal(one, two)
     assert model.sliding_window.rope_scaling.kind is RopeKind.none
+
+
+def test_a_text_is_written_as_it_is_read() -> None:
+    """Token by token, far beyond the original length, full attention and windows."""
+    scaling = RopeScaling(kind=RopeKind.yarn, factor=4.0, original_length=16)
+    section = {"heads": 2, "kv_heads": 1, "rope_scaling": scaling}
+    config = ModelConfig(
+        d_model=16,
+        n_layers=2,
+        pattern="AW",
+        vocab_size=32,
+        attention=AttentionConfig(**section),
+        sliding_window=SlidingWindowConfig(**section, window=24),
+    )
+    model = Decoder(config)
+    initialize(model.double(), seed=0)
+    tokens = torch.randint(32, (64,), generator=torch.Generator().manual_seed(0))
+    whole = model(tokens, SequenceLayout.of_lengths([64]))
+    state, parts = model.initial_states(), []
+    for piece in tokens.split([30, 1, 1, 32]):
+        hidden, state = model.extend(piece, state)
+        parts.append(model.logits(hidden))
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(
