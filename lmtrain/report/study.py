@@ -73,13 +73,19 @@ def study(folder: Path, config: ReportConfig, number: int = 0) -> Study:
     Raises:
         ValueError: there is no such folder, or a key or measure that it does not have.
     """
-    sweep = read_sweep(folder, [config.measure] if config.measure else [])
+    return study_of(read_sweep(folder, [config.measure] if config.measure else []), config, number)
+
+
+def study_of(sweep: Sweep, config: ReportConfig, number: int = 0) -> Study:
+    """The same of a sweep that was read."""
     points = sweep.points
     claims = _claims(points)
     measure = config.measure or asked_first(points, [claim.measure for claim in claims])
     if config.measure and points and config.measure not in named(points):
         known = ", ".join(named(points)) or "none"
-        raise ValueError(f"measure={config.measure} is of no run in {folder}: use one of {known}")
+        raise ValueError(
+            f"measure={config.measure} is of no run in {sweep.folder}: use one of {known}"
+        )
     ended = [point for point in points if point.run.finished and not point.error]
     rivals = groups(ended)
     return Study(
