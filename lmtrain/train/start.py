@@ -60,7 +60,8 @@ def extensions(weights: str, model: ModelConfig) -> Iterator[str]:
     )
     for key, value in there.items():
         if extends(key) and here[key] != value:
-            yield f"model.{key}={here[key]}, trained so far with {value}"
+            now, before = ("null" if each is None else each for each in (here[key], value))
+            yield f"model.{key}={now}, trained so far with {before}"
 
 
 @torch.no_grad()
