@@ -91,6 +91,8 @@ def import_folder(config: ImportConfig) -> Path:
         print(hybrid.summary())
     print(f"  lmtrain generate checkpoint={out}")
     print(f"  lmtrain train --config-dir {out}/configs model=imported run.weights={out}")
+    if hybrid:
+        print(f"  … distill.teacher=CKPT  to learn from {source}, imported without a pattern")
     return out
 
 
