@@ -40,6 +40,8 @@ class ValidationSet:
         ValueError: no validation document is long enough for a piece.
     """
 
+    pieces: dict[int, NDArray[np.int64]]
+    """Length to where its pieces begin, shortest first."""
     targets: dict[int, int]
     """Length to targets in pieces of this length."""
 
@@ -56,14 +58,14 @@ class ValidationSet:
             )
         share = 1.0 if tokens is None else min(1.0, tokens / held)
         self._store = store
-        self._pieces = {
+        self.pieces = {
             length: _spread(starts, share)
             for length, starts in every.buckets.items()
             if len(starts)
         }
         self.targets = {
             length: targets_of(store, length) * len(starts)
-            for length, starts in self._pieces.items()
+            for length, starts in self.pieces.items()
         }
 
     @cached_property
@@ -74,7 +76,7 @@ class ValidationSet:
             return None
         return {
             length: int(sizes[self._store.read(starts + 1, length)].sum())
-            for length, starts in self._pieces.items()
+            for length, starts in self.pieces.items()
         }
 
     def batches(
@@ -97,7 +99,7 @@ class ValidationSet:
         """
         return deal(
             self._store,
-            self._pieces,
+            self.pieces,
             tokens,
             rank=rank,
             world=world,

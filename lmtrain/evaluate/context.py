@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from math import lcm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from lmtrain.data.validation import deal
-from lmtrain.evaluate.stretches import nats
+from lmtrain.evaluate.stretches import nats, row_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,9 +65,7 @@ def _loss(
 ) -> float:
     """The mean loss of the last target of windows."""
     engine = subject.engine
-    unit = lcm(context, engine.place.sequence_world)  # windows that cut into equal spans
-    needed = -(-len(starts) * context // (unit * engine.place.world))
-    row = max(1, min(tokens // unit, needed)) * unit
+    row = row_for(context, len(starts), tokens, engine.place)
     total = torch.zeros(1, dtype=torch.float64, device=engine.device)
     place = asdict(engine.place)
     for _, batch in deal(data, {context: starts}, row, **place, device=engine.device):

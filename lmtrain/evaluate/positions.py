@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from math import lcm, log
+from math import log
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lmtrain.batch import IGNORED
 from lmtrain.data.sources import open_data
-from lmtrain.data.validation import ValidationSet
-from lmtrain.evaluate.stretches import nats
+from lmtrain.data.validation import ValidationSet, deal
+from lmtrain.evaluate.stretches import nats, row_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,21 +39,22 @@ def losses(
     """
     engine, run = subject.engine, subject.run
     curriculum = replace(run.curriculum, min_length=min(lengths), max_length=max(lengths))
-    held = ValidationSet(open_data(run.data), curriculum, targets)
-    longest = max(held.targets)
-    row = max(1, tokens // longest) * lcm(longest, engine.place.sequence_world)
-    numbers = {length: number for number, length in enumerate(held.targets)}
-    sums = torch.zeros(2, len(numbers), PLACES, dtype=torch.float64, device=engine.device)
-    for length, batch in held.batches(row, **asdict(engine.place), device=engine.device):
-        digits = torch.frexp(batch.layout.position.double())[1].long()
-        kept = batch.targets != IGNORED
-        sums[0, numbers[length]].index_add_(0, digits, nats(subject, batch, tokens).double())
-        sums[1, numbers[length]].index_add_(0, digits, kept.double())
+    data = open_data(run.data)
+    held = ValidationSet(data, curriculum, targets)
+    asked = [length for length in held.pieces if length in lengths]
+    sums = torch.zeros(2, len(asked), PLACES, dtype=torch.float64, device=engine.device)
+    for number, length in enumerate(asked):
+        starts, place = held.pieces[length], engine.place
+        row = row_for(length, len(starts), tokens, place)
+        for _, batch in deal(data, {length: starts}, row, **asdict(place), device=engine.device):
+            digits = torch.frexp(batch.layout.position.double())[1].long()
+            kept = batch.targets != IGNORED
+            sums[0, number].index_add_(0, digits, nats(subject, batch, tokens).double())
+            sums[1, number].index_add_(0, digits, kept.double())
     total, counts = engine.total(sums).tolist()
     return [
-        _record(length, total[number], counts[number], (held.bytes or {}).get(length))
-        for length, number in numbers.items()
-        if length in lengths
+        _record(length, sums, number, (held.bytes or {}).get(length))
+        for length, sums, number in zip(asked, total, counts, strict=True)
     ]
 
 
@@ -67,14 +68,14 @@ def _record(
         "loss": sum(total) / sum(counts),
         "bits_per_byte": sum(total) / log(2) / size if size else None,
         "by_position": {
-            place(digits): each / count
+            place_of(digits): each / count
             for digits, (each, count) in enumerate(zip(total, counts, strict=True))
             if count
         },
     }
 
 
-def place(digits: int) -> str:
+def place_of(digits: int) -> str:
     """The places of so many binary digits: ``4-7`` has three."""
     first, last = (1 << digits) // 2, (1 << digits) - 1
     return str(first) if first >= last else f"{first}-{last}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from lmtrain.evaluate.positions import place
+from lmtrain.evaluate.positions import place_of
 from lmtrain.evaluate.stretches import read
 from lmtrain.models.mixers.base import RecurrentState
 from lmtrain.models.pattern import RECURRENT
@@ -62,7 +62,7 @@ def states(subject: Subject, rows: NDArray[Any], *, tokens: int) -> dict[str, An
     return {
         "what": "states",
         "length": length,
-        "by_position": {place(digits): rms for digits, rms in enumerate(pooled)},
+        "by_position": {place_of(digits): rms for digits, rms in enumerate(pooled)},
         "by_block": dict(zip(names, last, strict=True)),
     }
 

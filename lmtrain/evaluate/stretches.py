@@ -7,6 +7,7 @@ a key and a value for each token under full attention. What comes out is what a 
 from __future__ import annotations
 
 from itertools import pairwise
+from math import lcm
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from lmtrain.evaluate.subject import Subject
     from lmtrain.models.decoder import Decoder, DecoderState
+    from lmtrain.parallel.mesh import Place
 
 
 def nats(subject: Subject, batch: Batch, tokens: int) -> Tensor:
@@ -51,6 +53,17 @@ def likeliest(subject: Subject, batch: Batch, tokens: int) -> Tensor:
         whole=lambda part: model(part.tokens, part.layout).argmax(-1),
         stretch=lambda hidden, _: model.logits(hidden).argmax(-1),
     )
+
+
+def row_for(length: int, pieces: int, tokens: int, place: Place) -> int:
+    """Tokens of a row of a process, or of those that share it, for so many pieces of a length.
+
+    Whole pieces that cut into equal spans: about ``tokens`` together, or one piece, and no more
+    than are needed.
+    """
+    unit = lcm(length, place.sequence_world)
+    needed = -(-pieces * length // (unit * place.world))
+    return max(1, min(tokens // unit, needed)) * unit
 
 
 @torch.no_grad()
