@@ -36,7 +36,7 @@ class Taught:
         ]
 
 
-def teach(tiny: list[str], root: Path, *, pattern: str = "GWMA", steps: int = 60) -> Taught:
+def teach(tiny: list[str], root: Path, *, pattern: str = "GWMA", steps: int = 40) -> Taught:
     """Train a transformer, export it, import it twice."""
     teacher = Run(root / "teacher", [*tiny, *TRANSFORMER, f"train.steps={steps}"])
     assert teacher.train() == 0

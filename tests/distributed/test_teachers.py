@@ -18,14 +18,14 @@ pytestmark = pytest.mark.slow
 STAGES = ("distill.layers_steps=2", "distill.logits_steps=2", "train.steps=6", "engine.device=cpu")
 WAYS = {
     "fsdp": ["train.accumulate=2", "engine.remat=full"],
-    "ddp": ["engine.kind=ddp"],
-    "shared rows": ["parallel.sequence=2", "engine.prefetch=2"],
+    "shared ddp": ["parallel.sequence=2", "engine.kind=ddp"],
 }
 MORE = {
     "replicas": ["engine.replicas=2"],
     "offload": ["engine.offload=parameters"],
+    "ddp": ["engine.kind=ddp"],
     "ddp in parts": ["engine.kind=ddp", "train.accumulate=2"],
-    "shared ddp": ["parallel.sequence=2", "engine.kind=ddp"],
+    "shared rows": ["parallel.sequence=2", "engine.prefetch=2"],
 }
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from lmtrain.models.decoder import Decoder
 
-STAGES = ["distill.layers_steps=3", "distill.logits_steps=3"]
+STAGES = ["distill.layers_steps=3", "distill.logits_steps=3", "faults.spike=3", "faults.window=2"]
+"""With a judge of spikes who would take the losses of the next stage for one."""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def test_stages_follow_one_another_and_tell_their_parts(distilled: Run) -> None:
     names = [["mse"]] * 3 + [["kl", "nll"]] * 3 + [["nll"]] * 2
     assert [list(report["parts"]) for report in steps] == names
     assert all(next(iter(r["parts"].values())) == r["loss"] for r in steps)
+    assert steps[3]["loss"] > 3 * steps[1]["loss"], "no spike for the judge"
     assert steps[2]["loss"] < steps[0]["loss"]
     assert steps[5]["loss"] < steps[3]["loss"]
 
@@ -141,7 +143,7 @@ def test_documents_do_not_teach_each_other(pair: tuple[Distillation, Decoder]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [2, 3, 5])
+@pytest.mark.parametrize("stop", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (3, 5))])
 def test_stopped_in_any_stage_it_goes_on_bitwise(
     stop: int, distilled: Run, taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,7 +246,7 @@ def test_what_cannot_be_is_said_before_anything_starts(
     assert any(why in problem for problem in compose([*tiny, *words]).check(2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recipe_brings_a_hybrid_near_its_teacher(
     taught: Taught, tmp_path: Path, tiny: list[str]
 ) -> None:
