@@ -8,6 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from lmtrain.config import compose, config_dir
 from lmtrain.sweep import Point, Sweep, spread
 from lmtrain.sweep.folder import claimed, write_error, write_sweep
 from lmtrain.sweep.table import print_points
@@ -114,3 +115,12 @@ def test_failures_stand_below_the_table(tmp_path: Path, capsys: pytest.CaptureFi
     assert "a=2: a=2 is too much: say a=1\n" in told
     assert "0 of 2 points finished, 1 failed: the same command runs the others\n" in told
     assert f"lmtrain report run={tmp_path}" in told
+
+
+@pytest.mark.parametrize("path", sorted(config_dir().glob("sweep/*.yaml")), ids=lambda p: p.stem)
+def test_every_preset_is_of_runs_that_can_begin(path: Path) -> None:
+    params = OmegaConf.to_object(OmegaConf.load(path))["hydra"]["sweeper"]["params"]  # type: ignore[index]
+    found = points(*(f"{key}={values}" for key, values in params.items()), named=tuple(params))
+    assert len({point.name for point in found}) == len(found) > 1
+    for point in (found[0], found[-1]):
+        assert compose([f"+sweep={path.stem}", *point.words]).check(1) == []
