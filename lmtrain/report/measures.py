@@ -25,7 +25,6 @@ TITLES = {
     "place_loss": "loss on text by place, nats",
     "context_loss": "loss with a limited context, nats",
     "states": "RMS of recurrent states",
-    "state_bytes": "state of generation, bytes",
     "loss": "validation loss, nats",
     "train_loss": "training loss, nats",
     "bits_per_byte": "bits per byte",
@@ -37,6 +36,7 @@ TITLES = {
     "flops_to": "FLOPs until the validation loss was",
     "tokens_to": "tokens until the validation loss was",
     "hours_to": "hours until the validation loss was",
+    "state_bytes": "state of generation, bytes",
 }
 """In words, with the unit."""
 
@@ -99,7 +99,7 @@ def shown_error(measure: str, error: float) -> str:
 def named(points: Iterable[Point]) -> list[str]:
     """Every measure that a point has: what was learned before what it cost, places in order."""
     found = {measure for point in points for measure in point.measures}
-    order = {name: number for number, name in enumerate([*JUDGED, *TITLES])}
+    order = {name: n for n, name in enumerate(dict.fromkeys([*JUDGED, *TITLES]))}
     return sorted(
         found, key=lambda name: (order.get(kind(name), len(order)), [*map(_whole, _places(name))])
     )

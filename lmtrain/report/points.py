@@ -113,7 +113,7 @@ def read_sweep(folder: Path, asked: Sequence[str] = ()) -> Sweep:
 
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is that of a sweep rather than of one run."""
-    return (folder / "sweep.yaml").is_file() or not _is_run(folder)
+    return folder.is_dir() and ((folder / "sweep.yaml").is_file() or not _is_run(folder))
 
 
 def _in_order(found: list[Point], keys: Sequence[str], words: Sequence[str]) -> list[Point]:
