@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -119,7 +119,7 @@ def test_failures_stand_below_the_table(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("path", sorted(config_dir().glob("sweep/*.yaml")), ids=lambda p: p.stem)
 def test_every_preset_is_of_runs_that_can_begin(path: Path) -> None:
-    params = OmegaConf.to_object(OmegaConf.load(path))["hydra"]["sweeper"]["params"]  # type: ignore[index]
+    params: Any = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params")
     found = points(*(f"{key}={values}" for key, values in params.items()), named=tuple(params))
     assert len({point.name for point in found}) == len(found) > 1
     for point in (found[0], found[-1]):
