@@ -52,12 +52,12 @@ def test_a_trained_model_is_extended_to_longer_documents(
         f"model.attention.rope_scaling.original_length={length}",
         f"curriculum.max_length={2 * length}",
     ]
-    run = Run(tmp_path / "run", (*whole.overrides[:-1], *longer))
+    run = Run(tmp_path / "run", [*whole.overrides[:-1], *longer])
     assert run.train(*STILL, f"run.weights={whole.folder}") == 0
     assert "rope_scaling.kind=yarn, trained so far with none" in capsys.readouterr().out
     trained = whole.weights(8)
     assert all(torch.equal(tensor, trained[name]) for name, tensor in run.weights(1).items())
-    back = Run(run.folder, (*run.overrides, "model.attention.rope_scaling.factor=4"))
+    back = Run(run.folder, [*run.overrides, "model.attention.rope_scaling.factor=4"])
     with pytest.raises(
         ValueError, match=r"factor was 2\.0 and is 4\.0: .*in run\.weights of a new"
     ):
