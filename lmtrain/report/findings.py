@@ -32,7 +32,7 @@ class Finding:
 def judge(points: Sequence[Point], claims: Sequence[Claim]) -> list[Finding]:
     """One finding for each claim, in their order; a mean needs the measure of every run it is of.
 
-    A run that failed, or never reached a loss, would otherwise drop out of the mean unseen.
+    A run that failed, goes on, or never reached a loss would otherwise drop out of the mean unseen.
     """
     return [_judge(points, claim) for claim in claims]
 
@@ -49,7 +49,8 @@ class _Side:
     @classmethod
     def of(cls, points: Sequence[Point], which: Mapping[str, Any], measure: str) -> _Side:
         found = [point for point in points if _is_one(point, which)]
-        values = [point.measures[measure] for point in found if measure in point.measures]
+        done = [p.measures for p in found if p.run.finished and p.error is None]
+        values = [measures[measure] for measures in done if measure in measures]
         said = ", ".join(f"{key}={plain(value)}" for key, value in which.items()) or "all runs"
         return cls(f"{measure} of {said}", values, len(found))
 

@@ -23,7 +23,7 @@ ATTENTION, LINEAR = {"model.pattern": "A"}, {"model.pattern": "G"}
 
 def point(keys: Mapping[str, str], *, error: str | None = None, **measures: float) -> Point:
     """A run without a folder; ``answers_64`` stands for ``answers@64``."""
-    run = Run(folder=Path("run"), config={"model.d_model": 64, "optim.lr": 3e-3})
+    run = Run(folder=Path("run"), finished=True, config={"model.d_model": 64, "optim.lr": 3e-3})
     named = {name.replace("_", "@"): value for name, value in measures.items()}
     return Point(run=run, keys={**keys}, measures=named, error=error)
 
