@@ -239,8 +239,8 @@ def smaller(path: Path) -> None:
         (lambda f: edit(f / "config.json", attention_bias=True), "attention_bias=True"),
         (lambda f: edit(f / "config.json", hidden_act="gelu"), "hidden_act=gelu.*has.*silu"),
         (
-            lambda f: edit(f / "config.json", rope_scaling={"rope_type": "yarn", "factor": 4.0}),
-            "rotary positions are yarn",
+            lambda f: edit(f / "config.json", rope_scaling={"rope_type": "dynamic", "factor": 4.0}),
+            "rotary positions are dynamic",
         ),
         (
             lambda f: edit(f / "config.json", vocab_size=128),

@@ -57,7 +57,7 @@ def test_records_are_the_scores_that_were_asked() -> None:
     assert list(records(found)) == [
         {
             **common,
-            **{"task": "ruler_vt", "length": 1024, "metric": "matches", "score": 0.3},
+            **{"task": "ruler_vt", "length": 1024, "metric": "matches", "score": 0.25},
             **{"stderr": 0.1, "rows": 2},
         },
         {

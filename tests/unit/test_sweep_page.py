@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&$x_1$"
 CLAIMS = [
-    {"says": "attention recalls", "measure": "answers@64", "of": {"model.pattern": "A"},
-     "than": {"model.pattern": "G"}, "by": 0.3},
-    {"says": "cheaply", "measure": "flops_to@2.5", "of": {"model.pattern": "A"}, "than": 1.0,
-     "relation": "below"},
+    {"says": "attention recalls", "measure": "answers@64",
+     "of": {"model.pattern": "A", "data.task.name": "mqar"},
+     "than": {"model.pattern": "G", "data.task.name": "mqar"}, "by": 0.3},
+    {"says": "and copies", "measure": "answers@64",
+     "of": {"model.pattern": "A", "data.task.name": "copy"}, "than": 0.5},
+    {"says": "cheaply", "measure": "flops_to@2.5", "relation": "below", "than": 1.0,
+     "of": {"model.pattern": "A", "data.task.name": "mqar"}},
 ]  # fmt: skip
 KEYS = ["model.pattern", "data.task.name", "run.seed"]
 RECALL = {"G": 0.3, "GGGA": 0.8, "A": 0.9}
@@ -87,7 +90,8 @@ def test_the_page_has_all_parts(html: str) -> None:
     ]  # fmt: skip
     assert html.count("<svg") == len(captions)
     assert "lmtrain train -m +experiment=ratio model.pattern=A,GGGA,G" in html
-    assert "✓ holds" in html
+    assert html.count("✓ holds") == 1
+    assert "answers@64 of model.pattern=A, data.task.name=copy: missing in 1 of 2 runs" in html
     assert "✗ does not hold" in html
     assert "12 runs in" in html
     assert "10 finished, 1 not finished, 1 failed. Only finished ones are in means" in html
