@@ -27,6 +27,7 @@ def sent(run: Run) -> list[tuple[int, int]]:
     return [(step["length"], step["sp_bytes"]) for step in steps]
 
 
+@pytest.mark.long
 def test_four_processes_on_two_rows_give_the_losses_of_one(whole: Run, run: Run) -> None:
     start(
         *("lmtrain", "train", *run.overrides, "launch.nproc=4", "parallel.sequence=2"),
@@ -37,6 +38,7 @@ def test_four_processes_on_two_rows_give_the_losses_of_one(whole: Run, run: Run)
     assert len({size > 0 for _, size in sent(run)}) == 2
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_two_goes_on_with_four(run: Run, tmp_path: Path) -> None:
     overrides = ["optim.schedule=constant", "train.accumulate=2", "parallel.strategy.A=ring"]
     alone = Run(tmp_path / "alone", [*run.overrides, *overrides])

@@ -61,7 +61,7 @@ def test_recomputation_sends_nothing_again(world: int) -> None:
                 assert rank[case, row].sent == rank[kept, row].sent, (case, row)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_wrong_line_is_seen(mutation: str) -> None:
     assert max(rank.mutated[mutation] for rank in probed()) > 1e-6

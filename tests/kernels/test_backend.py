@@ -113,7 +113,7 @@ def carried() -> list[dict[tuple[str, ...], float]]:
     return run(2, backend_cases.errors)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="two processes speak over gloo, on the host")
 @pytest.mark.parametrize("carry", ["lasp2", "zeco"])
 @pytest.mark.parametrize("name", RULES)
@@ -172,7 +172,7 @@ def test_a_model_reads_token_by_token_what_it_reads_at_once(backend: Backend) ->
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="graphs of the interpreter")
-@pytest.mark.parametrize("pattern", ["G", "M"])
+@pytest.mark.parametrize("pattern", [pytest.param("G", marks=pytest.mark.long), "M"])
 def test_a_block_compiles_to_one_graph_for_all_documents(pattern: str) -> None:
     """Tables of other lengths are other sizes of the same graph, once a second one was seen."""
     from torch._dynamo.testing import CompileCounterWithBackend

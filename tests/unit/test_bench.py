@@ -59,7 +59,7 @@ def test_backends_compute_one_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "reference" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_contender_that_fails_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
