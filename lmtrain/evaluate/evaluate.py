@@ -15,13 +15,13 @@ from rich.table import Table
 from lmtrain.config import read, require
 from lmtrain.evaluate.scores import scores, task_of
 from lmtrain.evaluate.subject import restore
+from lmtrain.files import write_whole
 from lmtrain.machine import machine
 from lmtrain.settings.scores import ScoreKind, unanswerable
 from lmtrain.train.checkpoint import find
 from lmtrain.train.engines import open_engine
 
 if TYPE_CHECKING:
-    from lmtrain.evaluate.subject import Subject
     from lmtrain.settings.evaluate import EvalConfig
     from lmtrain.settings.scores import ScoresSection
 
@@ -54,7 +54,7 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
     if engine.rank == 0:
         above = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
         out = Path(config.out) if config.out else above / "scores.json"
-        write(out, subject, config, found)
+        write(out, found, checkpoint=folder, config=config, device=engine.device.type)
         for kind in what:
             _show(console, [each for each in found if each["what"] == kind])
         console.print(f"written to {out}", markup=False, highlight=False)
@@ -62,18 +62,21 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
 
 
 def write(
-    path: Path, subject: Subject, config: EvalConfig | ScoresSection, found: list[dict[str, Any]]
+    path: Path,
+    found: list[dict[str, Any]],
+    *,
+    checkpoint: Path,
+    config: EvalConfig | ScoresSection,
+    device: str = "cpu",
 ) -> None:
     """Write records, and where they come from, to a file that is never seen half-written."""
     record = {
-        "checkpoint": str(subject.folder),
+        "checkpoint": str(checkpoint),
         "config": asdict(config),
-        "machine": machine(subject.engine.device.type),
+        "machine": machine(device),
         "scores": found,
     }
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def _show(console: Console, found: list[dict[str, Any]]) -> None:

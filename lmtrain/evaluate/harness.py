@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from dataclasses import asdict
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
@@ -15,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lmtrain.config import require
+from lmtrain.data.tokenize import load_tokenizer
+from lmtrain.evaluate.evaluate import write
 from lmtrain.extras import needed
-from lmtrain.machine import machine
 from lmtrain.settings.engine import Precision
 from lmtrain.train.engines import choose_device
 
@@ -59,8 +58,8 @@ def ask(config: EvalConfig) -> list[dict[str, Any]]:
         check_tokenizer(folder, min(lengths))
     found = list(records(_run(config, folder, lengths)))
     out = Path(config.out) if config.out else folder.with_name(f"{folder.name}.scores.json")
-    about = {"checkpoint": str(folder), "config": asdict(config), "machine": machine()}
-    out.write_text(json.dumps({**about, "scores": found}, indent=1) + "\n")
+    device = choose_device(config.device).type
+    write(out, found, checkpoint=folder, config=config, device=device)
     console = Console()
     console.print(_table(found, title=str(folder)))
     console.print(f"written to {out}", markup=False, highlight=False)
@@ -92,11 +91,9 @@ def check_tokenizer(folder: Path, shortest: int) -> None:
     """See that the smallest rows of RULER fit.
 
     Raises:
-        ValueError: the tokenizer takes too many tokens for English.
+        ValueError: it is missing, or takes too many tokens for English.
     """
-    from tokenizers import Tokenizer
-
-    tokens = len(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(PROSE).ids)
+    tokens = len(load_tokenizer(folder / "tokenizer.json").encode(PROSE).ids)
     example = EXAMPLE_CHARACTERS * tokens // len(PROSE)
     least = 5 * example // 2 + 30
     if example > EXAMPLE_TOKENS or least > shortest:

@@ -5,42 +5,24 @@ sweep.yaml  POINT/config.yaml …  POINT/error.txt
 
 from __future__ import annotations
 
-import fcntl
-import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
+from lmtrain import files
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 ERROR = "error.txt"
 """Why a point failed, in its run folder; gone when it succeeds."""
 
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Make the folder of a sweep and keep other sweeps out of it.
-
-    Raises:
-        ValueError: it cannot be written, or another sweep holds it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise ValueError(f"run.dir={folder} cannot be written ({error}): choose another") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ValueError(
-            f"run.dir={folder} is in use by another sweep: wait for it, or choose another"
-        ) from error
-    finally:
-        os.close(lock)
+def claimed(folder: Path) -> AbstractContextManager[None]:
+    """Make the folder of a sweep and keep other sweeps out of it; raises as `files.claimed`."""
+    return files.claimed(folder, "another sweep: wait for it, or choose another")
 
 
 def write_sweep(folder: Path, told: Mapping[str, object]) -> None:
@@ -53,9 +35,7 @@ def write_sweep(folder: Path, told: Mapping[str, object]) -> None:
         raise ValueError(
             f"run.dir={folder} holds a run, and a sweep would put others inside it: choose another"
         )
-    partial = folder / "sweep.yaml.partial"
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(told))), encoding="utf-8")
-    partial.replace(folder / "sweep.yaml")
+    files.write_whole(folder / "sweep.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(told))))
 
 
 def write_error(folder: Path, told: str) -> None:

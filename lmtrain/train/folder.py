@@ -5,15 +5,13 @@ config.yaml  metrics.jsonl  checkpoints/step_00000100/  samples/  scores.json  d
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from lmtrain.config import RunConfig, flat, read, to_yaml
+from lmtrain.files import claimed, unwritable, write_whole
 from lmtrain.train.checkpoint import State, clean, newest, read_state, retain
 from lmtrain.train.checkpoint import path as checkpoint_at
 from lmtrain.train.start import extends
@@ -29,10 +27,6 @@ FIXED = ("run.seed", "model.", "optim.", "distill.", "train.z_loss")
 
 FREE = ("model.name", "distill.teacher")
 """Keys among them that decide nothing; a teacher is known by its weights, wherever it lies."""
-
-PATIENCE_SECONDS, LOOK_SECONDS = 20.0, 0.2
-"""How long processes that a launcher started again wait for those before them to let go of the
-folder, perhaps on another host; and how often they try."""
 
 
 class RunFolder:
@@ -51,23 +45,13 @@ class RunFolder:
         Raises:
             ValueError: it cannot be written, or another run holds it.
         """
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            (self.path / "metrics.jsonl").open("a").close()
-            lock = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise ValueError(
-                f"run.dir={self.path} cannot be written ({error}): choose another"
-            ) from error
-        try:
-            _lock(lock)
+        with claimed(self.path, "another run: choose another"):
+            try:
+                self.checkpoints.mkdir(exist_ok=True)
+                (self.path / "metrics.jsonl").open("a").close()
+            except OSError as error:
+                raise unwritable(self.path, error) from error
             yield
-        except BlockingIOError as error:
-            raise ValueError(
-                f"run.dir={self.path} is in use by another run: choose another"
-            ) from error
-        finally:
-            os.close(lock)
 
     def start(self, config: RunConfig, *, step: int, damaged: Iterable[Path] = ()) -> None:
         """Write the configuration, forget reports after ``step``, clear up checkpoints.
@@ -78,10 +62,10 @@ class RunFolder:
         try:
             clean(self.checkpoints, damaged)
             retain(self.checkpoints, config.checkpoint)
-            _replace(self.path / "config.yaml", to_yaml(config))
+            write_whole(self.path / "config.yaml", to_yaml(config))
             metrics = self.path / "metrics.jsonl"
             kept = [line for line in metrics.read_text().splitlines() if _step(line) <= step]
-            _replace(metrics, "".join(f"{line}\n" for line in kept))
+            write_whole(metrics, "".join(f"{line}\n" for line in kept))
             (self.path / "done").unlink(missing_ok=True)
         except OSError as error:
             raise ValueError(f"run.dir={self.path} cannot be written ({error})") from error
@@ -95,13 +79,13 @@ class RunFolder:
         """Whether the scores of the model after ``step`` were written."""
         try:
             scored = json.loads(self.scores.read_text())["checkpoint"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return False
-        return Path(scored).name == checkpoint_at(self.checkpoints, step).name
+        return Path(str(scored)).name == checkpoint_at(self.checkpoints, step).name
 
     def finish(self, step: int) -> None:
         """Say that the run reached its last step."""
-        _replace(self.path / "done", f"{step}\n")
+        write_whole(self.path / "done", f"{step}\n")
 
     def finished(self) -> int | None:
         """The step at which the run was finished, None if it was not."""
@@ -149,22 +133,6 @@ class RunFolder:
             ) from error
 
 
-def _lock(descriptor: int) -> None:
-    """Lock at once; under an elastic launcher, as soon as the processes before are gone.
-
-    Raises:
-        BlockingIOError: another process holds the lock.
-    """
-    end = monotonic() + (PATIENCE_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else 0)
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if monotonic() >= end:
-                raise
-            sleep(LOOK_SECONDS)
-
-
 def _go_on(state: State, config: RunConfig, build: Callable[[Sequence[Past]], Plan]) -> Plan:
     """The plan that was followed, or with resume.replan the one that goes on from it."""
     plan = build(state.plans)
@@ -205,10 +173,3 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return float("inf")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file that is never seen half-written."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -32,6 +32,6 @@ def score(subject: Subject, path: Path, *, tell: Everyone, stop: StopRequest) ->
         if engine.total(heard).item():
             return False
     if engine.rank == 0:
-        write(path, subject, asked, found)
+        write(path, found, checkpoint=subject.folder, config=asked, device=engine.device.type)
         tell(f"scores: {path}")
     return True
