@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gather wheels for a GPU machine without a network, which has torch, triton and numpy.
 #   scripts/collect_gpu_wheels.sh                what lmtrain needs and such a machine rarely has
-#   scripts/collect_gpu_wheels.sh --all          also tokenizers, transformers, matplotlib, pytest, …
+#   scripts/collect_gpu_wheels.sh --all          also tokenizers, xxhash, transformers, matplotlib, pytest, …
 #   scripts/collect_gpu_wheels.sh --arrow        also pyarrow, for preparing parquet; as large as all others
 #   scripts/collect_gpu_wheels.sh --peers        also fla-core, and mamba-ssm without CUDA extensions
 #   scripts/collect_gpu_wheels.sh --layers       also flash-linear-attention, whose models need transformers
@@ -19,7 +19,7 @@ needed=(hydra-core omegaconf) packages=() qla=()
 while [ $# -gt 0 ]; do
     case $1 in
         --all)
-            packages+=(PyYAML rich markdown-it-py mdurl Pygments tokenizers safetensors)
+            packages+=(PyYAML rich markdown-it-py mdurl Pygments tokenizers safetensors xxhash)
             packages+=(matplotlib contourpy cycler fonttools kiwisolver pyparsing pillow python-dateutil packaging)
             packages+=(pytest iniconfig pluggy hypothesis sortedcontainers huggingface_hub transformers regex) ;;
         --arrow) packages+=(pyarrow) ;;
