@@ -6,9 +6,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from lmtrain.report.chart import Chart, Series
-from lmtrain.report.keys import said
 from lmtrain.report.losses import SPENT, loss_over
 from lmtrain.report.measures import higher, kind, length, place, title, trained
+from lmtrain.report.seeds import by_condition
 from lmtrain.report.theme import SERIES
 
 if TYPE_CHECKING:
@@ -20,12 +20,9 @@ if TYPE_CHECKING:
 
 def curves(groups: Sequence[Group], measure: str) -> list[Chart]:
     """Every picture that has numbers, those of one condition after each other."""
-    conditions: dict[str, list[Group]] = {}
-    for group in groups:
-        conditions.setdefault(said(group.condition), []).append(group)
     return [
         chart
-        for condition, rivals in conditions.items()
+        for condition, rivals in by_condition(groups).items()
         for chart in _of(rivals, measure, f" ({condition})" if condition else "")
         if not chart.empty
     ]

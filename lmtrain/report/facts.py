@@ -11,6 +11,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from lmtrain.config import compose, flat
+from lmtrain.report.measures import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -134,7 +135,7 @@ def _state(run: Run) -> str:
     if not run.steps:
         return f"no step was reported{of.replace('of', 'yet of') if of else ''}"
     learned = [tokens for tokens in run.column("tokens") if isfinite(tokens)]
-    tokens = f", {_count(learned[-1])} tokens" if learned else ""
+    tokens = f", {counted(learned[-1])} tokens" if learned else ""
     return f"{'finished' if run.finished else 'stopped'} at step {run.step:,}{of}{tokens}"
 
 
@@ -147,7 +148,7 @@ def _model(run: Run) -> str:
     said = [text.format(run.config[key]) for key, text in names.items() if key in run.config]
     size = run.starts[-1].get("parameters") if run.starts else None
     if isinstance(size, int):
-        said.append(f"{_count(size)} parameters")
+        said.append(f"{counted(size)} parameters")
     return ", ".join(said)
 
 
@@ -161,7 +162,7 @@ def _data(run: Run) -> str:
     if all(isinstance(length, int) for length in lengths):
         said.append(f"lengths {lengths[0]:,} to {lengths[1]:,}")
     if "train.tokens_per_step" in run.config:
-        said.append(f"{_count(run.config['train.tokens_per_step'])} tokens a step")
+        said.append(f"{counted(run.config['train.tokens_per_step'])} tokens a step")
     return ", ".join(said)
 
 
@@ -231,11 +232,3 @@ def _faults(run: Run) -> str:
 def _median(values: Iterable[float]) -> float:
     finite = [value for value in values if isfinite(value)]
     return median(finite) if finite else nan
-
-
-def _count(number: float) -> str:
-    """Three digits and a unit."""
-    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:g}"

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lmtrain.report.facts import plain
+from lmtrain.report.measures import number
 from lmtrain.settings.findings import Claim, Relation
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class _Side:
     @classmethod
     def of(cls, points: Sequence[Point], which: Mapping[str, Any], measure: str) -> _Side:
         found = [point for point in points if _is_one(point, which)]
-        done = [p.measures for p in found if p.run.finished and p.error is None]
+        done = [point.measures for point in found if point.finished]
         values = [measures[measure] for measures in done if measure in measures]
         said = ", ".join(f"{key}={plain(value)}" for key, value in which.items()) or "all runs"
         return cls(f"{measure} of {said}", values, len(found))
@@ -124,11 +125,6 @@ def _same(have: object, wanted: object) -> bool:
         return float(str(have)) == float(str(wanted))
     except ValueError:
         return plain(have).lower() == plain(wanted).lower()
-
-
-def number(value: float) -> str:
-    """Three digits behind the point, or three that count where numbers are large or small."""
-    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.3g}"  # noqa: PLR2004
 
 
 def _runs(count: int) -> str:

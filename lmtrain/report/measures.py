@@ -81,12 +81,21 @@ def higher(measure: str) -> bool:
 
 def shown(measure: str, value: float) -> str:
     """A value as a person reads it."""
-    units = UNITS if kind(measure) in COUNTED else BINARY if kind(measure) in SIZES else ()
+    if kind(measure) in COUNTED:
+        return counted(value)
+    return counted(value, BINARY) if kind(measure) in SIZES else number(value)
+
+
+def counted(value: float, units: Sequence[tuple[float, str]] = UNITS) -> str:
+    """Three digits and a unit; what is less than one of the smallest stays as it is."""
     for size, unit in units:
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
-    if units:
-        return f"{value:g}"
+    return f"{value:g}"
+
+
+def number(value: float) -> str:
+    """Three digits behind the point, or three that count where numbers are large or small."""
     return f"{value:.3f}" if value == 0 or 1e-2 <= abs(value) < 1e3 else f"{value:.3g}"  # noqa: PLR2004
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from math import isfinite
 from pathlib import Path
 from statistics import fmean, median
@@ -31,6 +32,14 @@ NOT_VARIED = ("run.dir", "findings", "launch.", "hydra.")
 """Keys by which no one compares runs."""
 
 
+class State(StrEnum):
+    """How a point ended; means and pictures are of those that finished."""
+
+    finished = "finished"
+    unfinished = "not finished"
+    failed = "failed"
+
+
 @dataclass(frozen=True)
 class Point:
     """One run of a sweep."""
@@ -55,6 +64,18 @@ class Point:
     def name(self) -> str:
         """For a person: what varies."""
         return said(self.keys) or self.run.folder.name
+
+    @property
+    def state(self) -> State:
+        """How it ended; one that failed when it was continued has failed."""
+        if self.error:
+            return State.failed
+        return State.finished if self.run.finished else State.unfinished
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ended well."""
+        return self.state is State.finished
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,14 @@ def groups(points: Iterable[Point]) -> list[Group]:
     return list(found.values())
 
 
+def by_condition(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    """Groups that are rivals, by what they learned in words: empty where that does not vary."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(said(group.condition), []).append(group)
+    return found
+
+
 def estimate(values: Iterable[float]) -> Estimate | None:
     """Mean and standard error; None of no values."""
     values = list(values)

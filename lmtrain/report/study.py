@@ -17,7 +17,7 @@ from lmtrain.report.chart import Chart
 from lmtrain.report.curves import curves
 from lmtrain.report.findings import Finding, judge
 from lmtrain.report.measures import asked_first, named
-from lmtrain.report.points import Point, Sweep, read_sweep
+from lmtrain.report.points import Point, State, Sweep, read_sweep
 from lmtrain.report.seeds import groups
 from lmtrain.report.svg import save
 from lmtrain.report.verdict import Verdict, verdicts
@@ -47,9 +47,8 @@ class Study:
         points = self.sweep.points
         if not points:
             return f"{self.sweep.folder} holds no run yet."
-        ended = Counter(_ended(point) for point in points)
-        words = ("finished", "not finished", "failed")
-        told = ", ".join(f"{ended[word]} {word}" for word in words if ended[word])
+        ended = Counter(point.state for point in points)
+        told = ", ".join(f"{ended[state]} {state}" for state in State if ended[state])
         left_out = " Only finished ones are in means and pictures." if len(ended) > 1 else ""
         experiment = f" Experiment {self.sweep.experiment}." if self.sweep.experiment else ""
         return f"{len(points)} runs in {self.sweep.folder}: {told}.{left_out}{experiment}"
@@ -86,7 +85,7 @@ def study_of(sweep: Sweep, config: ReportConfig, number: int = 0) -> Study:
         raise ValueError(
             f"measure={config.measure} is of no run in {sweep.folder}: use one of {known}"
         )
-    ended = [point for point in points if point.run.finished and not point.error]
+    ended = [point for point in points if point.finished]
     rivals = groups(ended)
     return Study(
         number=number,
@@ -107,7 +106,7 @@ def write_csv(studies: Sequence[Study], path: Path) -> None:
         rows = csv.writer(file)
         rows.writerow(["sweep", "run", "state", *keys, *measures])
         for sweep, point in points:
-            told = [sweep, os.path.relpath(point.run.folder, path.parent), _ended(point)]
+            told = [sweep, os.path.relpath(point.run.folder, path.parent), point.state]
             rows.writerow(
                 [
                     *told,
@@ -125,12 +124,6 @@ def write_pictures(studies: Sequence[Study], folder: Path) -> None:
             heat.save(each.heat, folder / _file(each, each.heat.title))
         for chart in each.charts:
             save(chart, folder / _file(each, chart.title))
-
-
-def _ended(point: Point) -> str:
-    if point.error:
-        return "failed"
-    return "finished" if point.run.finished else "not finished"
 
 
 def _file(each: Study, title: str) -> str:

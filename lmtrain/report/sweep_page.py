@@ -155,7 +155,7 @@ def _points(points: Sequence[Point]) -> str:
 
 
 def _row(point: Point, keys: Sequence[str], measures: Sequence[str]) -> str:
-    told = (state(point), *(point.keys[key] for key in keys))
+    told = (point.state, *(point.keys[key] for key in keys))
     said = "".join(f"<td>{escape(cell)}</td>" for cell in told)
     numbers = "".join(
         f'<td class="number" data-value="{point.measures[name]!r}">'
@@ -165,10 +165,3 @@ def _row(point: Point, keys: Sequence[str], measures: Sequence[str]) -> str:
         for name in measures
     )
     return f"<tr>{said}{numbers}</tr>"
-
-
-def state(point: Point) -> str:
-    """How a point ended, in a word or two."""
-    if point.error:
-        return "failed"
-    return "finished" if point.run.finished else f"at step {point.run.step}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmtrain.report.keys import said
 from lmtrain.report.measures import higher, shown, shown_error
-from lmtrain.report.seeds import Comparison, Group, compare
+from lmtrain.report.seeds import Comparison, Group, by_condition, compare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,11 +63,8 @@ class Verdict:
 
 def verdicts(groups: Sequence[Group], measure: str) -> list[Verdict]:
     """One for each condition under which any run has the measure; failed runs do not count."""
-    conditions: dict[str, list[Group]] = {}
-    for group in groups:
-        if group.estimate(measure):
-            conditions.setdefault(said(group.condition), []).append(group)
-    return [_verdict(condition, rivals, measure) for condition, rivals in conditions.items()]
+    found = by_condition(group for group in groups if group.estimate(measure))
+    return [_verdict(condition, rivals, measure) for condition, rivals in found.items()]
 
 
 def mean(group: Group, measure: str) -> str:

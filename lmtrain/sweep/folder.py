@@ -44,12 +44,6 @@ def write_error(folder: Path, told: str) -> None:
     (folder / ERROR).write_text(f"{told}\n", encoding="utf-8")
 
 
-def read_error(folder: Path) -> str | None:
-    """Why the run failed, None if it did not."""
-    path = folder / ERROR
-    return path.read_text(encoding="utf-8").strip() if path.exists() else None
-
-
 def forget_error(folder: Path) -> None:
     """The run succeeded."""
     (folder / ERROR).unlink(missing_ok=True)

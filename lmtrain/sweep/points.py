@@ -9,6 +9,8 @@ from hashlib import sha256
 from itertools import product
 from typing import TYPE_CHECKING
 
+from lmtrain.report.keys import bare
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -54,14 +56,14 @@ def spread(overrides: Iterable[Override], *, named: Iterable[str] = ()) -> list[
         ValueError: an override is no list of values, but an interval for some other sweeper.
     """
     words: dict[str, list[str]] = {}
-    distinguishing = {_bare(key) for key in named}
+    distinguishing = {bare(key) for key in named}
     for override in overrides:
         key = override.get_key_element()
         if not override.is_sweep_override():
             words[key] = [str(override.input_line)]
         elif override.is_discrete_sweep():
             words[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-            distinguishing.add(_bare(key))
+            distinguishing.add(bare(key))
         else:
             raise ValueError(f"{override.input_line} is no list of values: say {key}=a,b,c")
     return [_point(chosen, distinguishing) for chosen in product(*words.values())]
@@ -69,15 +71,10 @@ def spread(overrides: Iterable[Override], *, named: Iterable[str] = ()) -> list[
 
 def _point(words: tuple[str, ...], distinguishing: set[str]) -> Point:
     pairs = (word.partition("=") for word in words)
-    said = {_bare(key): _plain(value) for key, _, value in pairs}
+    said = {bare(key): _plain(value) for key, _, value in pairs}
     return Point({key: said[key] for key in said if key in distinguishing}, words)
 
 
 def _plain(value: str) -> str:
     """A value without what only Hydra's grammar needs."""
     return value[1:-1] if value[:1] in ("'", '"') else re.sub(r"\\(.)", r"\1", value)
-
-
-def _bare(key: str) -> str:
-    """A key as configurations spell it: ``+model/size`` is ``model.size``."""
-    return key.lstrip("+").partition("@")[0].replace("/", ".")
