@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from lmtrain.models.activations import FP32, held, norm
-from lmtrain.ops.loss import SLICE_ELEMENTS
+from lmtrain.ops.output import SLICE_ELEMENTS
 from lmtrain.settings.engine import EngineKind, Offload, Precision, Remat
 from lmtrain.settings.optim import OptimKind
 

@@ -1,7 +1,6 @@
 """Divergence of a linear output layer from that of a teacher, without ever holding all logits.
 
-As in `lmtrain.ops.loss`, each slice of tokens computes both logits, the divergence and the
-gradients in one visit, so that logits of student and teacher exist for one slice at a time.
+As in `lmtrain.ops.loss`, logits of student and teacher exist for one slice of tokens at a time.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from lmtrain.batch import IGNORED
-from lmtrain.ops.loss import SLICE_ELEMENTS
+from lmtrain.ops.output import SLICE_ELEMENTS, OutputFunction, Slices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +45,7 @@ def linear_divergence(
     return LinearDivergence(*_Function.apply(*given))  # type: ignore[misc]
 
 
-class _Function(torch.autograd.Function):
+class _Function(OutputFunction):
     @staticmethod
     def forward(
         ctx: Any,
@@ -58,37 +56,17 @@ class _Function(torch.autograd.Function):
         targets: Tensor,
         temperature: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        precise = torch.promote_types(hidden.dtype, torch.float32)
-        nll = torch.empty(len(hidden), dtype=precise, device=hidden.device)
-        kl = torch.empty_like(nll)
-        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        table, taught = weight.to(hidden.dtype), teacher_weight.to(teacher_hidden.dtype)
-        for part in torch.arange(len(hidden)).split(max(1, SLICE_ELEMENTS // (2 * len(weight)))):
-            rows = slice(int(part[0]), int(part[-1]) + 1)
-            kept = (targets[rows] != IGNORED)[:, None]
-            chosen = targets[rows].clamp(min=0)[:, None]
-            logits = (hidden[rows] @ table.T).to(precise)
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            nll[rows] = ((normaliser - logits.gather(1, chosen)) * kept).squeeze(1)
+        slices = Slices(ctx, hidden, weight, targets, SLICE_ELEMENTS // 2)
+        kl, taught = torch.empty_like(slices.nll), teacher_weight.to(teacher_hidden.dtype)
+        for rows, kept, _, logits, _ in slices:
             ours = logits.div_(temperature).log_softmax(-1)
-            theirs = (teacher_hidden[rows] @ taught.T).to(precise).div_(temperature).log_softmax(-1)
+            theirs = (teacher_hidden[rows] @ taught.T).to(ours.dtype)
+            theirs = theirs.div_(temperature).log_softmax(-1)
             wanted = theirs.exp()
             each = (wanted * theirs.sub_(ours)).sum(-1, keepdim=True)
             kl[rows] = (each * kept * temperature**2).squeeze(1)
-            if d_hidden is None and d_weight is None:
-                continue
-            d_logits = ours.exp_().sub_(wanted).mul_(kept * temperature).to(hidden.dtype)
-            if d_hidden is not None:
-                d_hidden[rows] = d_logits @ table
-            if d_weight is not None:
-                d_weight += d_logits.T @ hidden[rows]
-        ctx.save_for_backward(*(x for x in (d_hidden, d_weight) if x is not None))
-        ctx.mark_non_differentiable(kl, nll)
-        return kl.sum(), kl, nll
-
-    @staticmethod
-    def backward(ctx: Any, d_total: Tensor, *_: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        grads = iter(ctx.saved_tensors)
-        scaled = (next(grads) * d_total if needed else None for needed in ctx.needs_input_grad[:2])
-        return *scaled, None, None, None, None
+            if slices.trained:
+                slices.learn(rows, ours.exp_().sub_(wanted).mul_(kept * temperature))
+        slices.save(ctx)
+        ctx.mark_non_differentiable(kl, slices.nll)
+        return kl.sum(), kl, slices.nll
