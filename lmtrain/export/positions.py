@@ -11,14 +11,27 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-KINDS = {"default": RopeKind.none, "linear": RopeKind.linear, "yarn": RopeKind.yarn}
+KINDS = {
+    "default": RopeKind.none,
+    "linear": RopeKind.linear,
+    "yarn": RopeKind.yarn,
+    "llama3": RopeKind.llama3,
+}
 TYPES = {kind: name for name, kind in KINDS.items()}
-READ = {
-    *("rope_type", "type", "rope_theta", "partial_rotary_factor", "factor"),
-    *("original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"),
+LENGTH = "original_max_position_embeddings"
+OURS: dict[str, str] = {LENGTH: "original_length"}
+KEYS: dict[RopeKind, tuple[str, ...]] = {
+    RopeKind.linear: ("factor",),
+    RopeKind.yarn: ("factor", "beta_fast", "beta_slow", "attention_factor", LENGTH),
+    RopeKind.llama3: ("factor", "low_freq_factor", "high_freq_factor", LENGTH),
+}
+"""What each kind of scaling reads, called alike on both sides but for `OURS`."""
+OPTIONAL = ("beta_fast", "beta_slow", "attention_factor")
+COMMON = {
+    *("rope_type", "type", "rope_theta", "partial_rotary_factor"),
     *("mrope_section", "mrope_interleaved"),  # equal positions for text
 }
-"""Keys that `read` understands; others of a scaled kind are refused by name."""
+"""Keys beside them; others of a scaled kind are refused by name."""
 
 
 def rotary(a: AttentionConfig, **more: Any) -> Json:
@@ -32,13 +45,10 @@ def parameters(a: AttentionConfig) -> Json:
     """``rope_parameters`` of one kind of layer."""
     scaling = a.rope_scaling
     said: Json = {"rope_type": TYPES[scaling.kind], "rope_theta": a.rope_theta}
-    if scaling.kind is not RopeKind.none:
-        said["factor"] = scaling.factor
-    if scaling.kind is RopeKind.yarn:
-        said["original_max_position_embeddings"] = scaling.original_length
-        said |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
-        if scaling.attention_factor is not None:
-            said["attention_factor"] = scaling.attention_factor
+    for key in KEYS.get(scaling.kind, ()):
+        value = getattr(scaling, OURS.get(key, key))
+        if value is not None:
+            said[key] = value
     return said
 
 
@@ -64,17 +74,13 @@ def positions(said: Json) -> Json:
 def _scaling(kind: RopeKind, rope: Json) -> RopeScaling:
     if kind is RopeKind.none:
         return RopeScaling()
-    set_ = {key: value for key, value in rope.items() if value is not None}
-    if set_.get("truncate") is True:  # what is always done here
-        del set_["truncate"]
-    for key in sorted(set_.keys() - READ):
-        raise ValueError(f"its rotary positions have {key}={set_[key]}, which lmtrain has not")
-    if kind is RopeKind.linear:
-        return RopeScaling(kind=kind, factor=float(rope["factor"]))
-    numbers = {
-        key: float(set_[key])
-        for key in ("factor", "beta_fast", "beta_slow", "attention_factor")
-        if key in set_
+    found = {key: value for key, value in rope.items() if value is not None}
+    if found.get("truncate") is True:  # what is always done here
+        del found["truncate"]
+    for key in sorted(found.keys() - COMMON - set(KEYS[kind])):
+        raise ValueError(f"its rotary positions have {key}={found[key]}, which lmtrain has not")
+    said = [key for key in KEYS[kind] if key in found or key not in OPTIONAL]
+    numbers: Json = {
+        OURS.get(key, key): (int if key in OURS else float)(found[key]) for key in said
     }
-    length = set_["original_max_position_embeddings"]
-    return RopeScaling(kind=kind, original_length=length, **numbers)
+    return RopeScaling(kind=kind, **numbers)

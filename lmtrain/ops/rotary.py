@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
@@ -59,9 +61,37 @@ def yarn(
     slowed = [min(max((i - first) / over, 0.0), 1.0) for i in range(width // 2)]
     if attention_factor is None:
         attention_factor = 0.1 * log(factor) + 1
-    plain = zip(frequencies(width, theta).values, slowed, strict=True)
-    values = tuple(value * (1 - part + part / factor) for value, part in plain)
+    values = _divided(frequencies(width, theta).values, slowed, factor=factor)
     return Frequencies(values, attention_factor)
+
+
+def llama3(
+    width: int,
+    theta: float,
+    *,
+    factor: float,
+    original_length: int,
+    low_freq_factor: float,
+    high_freq_factor: float,
+) -> Frequencies:
+    """Llama 3.1 (Grattafiori et al. 2024, arXiv 2407.21783), as ``rope_type=llama3`` has it.
+
+    Pairs between ``high_freq_factor`` and ``low_freq_factor`` turns within ``original_length`` go
+    over from unchanged to interpolated, linearly in their turns: the ramp of YaRN's paper, without
+    its attention factor.
+    """
+    values, over = frequencies(width, theta).values, high_freq_factor - low_freq_factor
+    turns = (original_length * value / (2 * pi) for value in values)
+    slowed = [min(max((high_freq_factor - each) / over, 0.0), 1.0) for each in turns]
+    return Frequencies(_divided(values, slowed, factor=factor))
+
+
+def _divided(
+    values: Sequence[float], slowed: Sequence[float], *, factor: float
+) -> tuple[float, ...]:
+    """Frequencies over ``factor``, each to the part that ``slowed`` says."""
+    pairs = zip(values, slowed, strict=True)
+    return tuple(value * (1 - part + part / factor) for value, part in pairs)
 
 
 def angles(layout: SequenceLayout, *, of: Frequencies) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ QUICK = {
     *("llama", "olmo3", "qwen3_5 own", "olmo_hybrid", "granite nope", "nemotron", "mamba2"),
     *("custom all four", "custom side by side", "custom no MLP"),
     *("llama yarn", "llama linear", "qwen3 yarn", "olmo3 yarn", "custom yarn and linear"),
+    *("llama llama3", "custom llama3 and yarn"),
 }
 """Cases that are asked about in every test run; between them they hold every rewrite."""
 TOKENS = 100

@@ -48,6 +48,8 @@ BASE = ModelConfig(
 CENTERED = NormConfig(zero_centered=True)
 YARN = RopeScaling(kind=RopeKind.yarn, factor=4.0, original_length=64)
 SHARP = replace(YARN, beta_fast=16.0, beta_slow=2.0, attention_factor=1.5)
+LLAMA3 = RopeScaling(kind=RopeKind.llama3, factor=8.0, original_length=64)
+EARLY = replace(LLAMA3, factor=32.0, low_freq_factor=2.0, high_freq_factor=6.0)
 LINEAR = RopeScaling(kind=RopeKind.linear, factor=8.0)
 
 NATIVE: dict[str, tuple[str, ModelConfig]] = {
@@ -115,6 +117,10 @@ NATIVE: dict[str, tuple[str, ModelConfig]] = {
         "llama",
         replace(BASE, pattern="A", attention=replace(PLAIN, rope_scaling=YARN)),
     ),
+    "llama llama3": (
+        "llama",
+        replace(BASE, pattern="A", attention=replace(PLAIN, rope_scaling=LLAMA3)),
+    ),
     "llama linear": (
         "llama",
         replace(BASE, pattern="A", attention=replace(PLAIN, rope_scaling=LINEAR)),
@@ -146,6 +152,10 @@ NATIVE: dict[str, tuple[str, ModelConfig]] = {
     "qwen3_5 yarn": (
         "qwen3_5_text",
         replace(BASE, pattern="GA", attention=AttentionConfig(**HEADS, rope_scaling=YARN)),
+    ),
+    "qwen3_5 llama3": (
+        "qwen3_5_text",
+        replace(BASE, pattern="GA", attention=AttentionConfig(**HEADS, rope_scaling=EARLY)),
     ),
     "olmo_hybrid yarn": (
         "olmo_hybrid",
@@ -180,6 +190,12 @@ CUSTOM: dict[str, ModelConfig] = {
         n_layers=4,
         attention=replace(GATED, rope_scaling=YARN),
         sliding_window=replace(WINDOW, rope_scaling=LINEAR),
+    ),
+    "llama3 and yarn": replace(
+        BASE,
+        pattern="GWA",
+        attention=replace(GATED, rope_scaling=EARLY),
+        sliding_window=replace(WINDOW, rope_scaling=YARN),
     ),
     "yarn with all its keys": replace(
         BASE, pattern="[AM]", attention=AttentionConfig(**HEADS, rope_scaling=SHARP)

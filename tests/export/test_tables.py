@@ -156,11 +156,22 @@ def test_rotary_positions_in_both_spellings() -> None:
     yarn = RopeScaling(kind=RopeKind.yarn, factor=4.0, original_length=64)
     found = positions({"rope_theta": 1e4, "rope_scaling": older})
     assert found == {"rope_theta": 1e4, "rope_scaling": yarn}
+    llama3 = {
+        **{"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4},
+        "original_max_position_embeddings": 64,
+    }
+    found = positions({"rope_theta": 1e4, "rope_scaling": llama3})
+    assert found["rope_scaling"] == RopeScaling(
+        kind=RopeKind.llama3, factor=8.0, original_length=64
+    )
+    with pytest.raises(KeyError, match="low_freq_factor"):
+        positions({"rope_theta": 1e4, "rope_scaling": {**llama3, "low_freq_factor": None}})
     for said in (
-        {"rope_theta": 1e4, "rope_scaling": {"type": "llama3", "factor": 2.0}},
+        {"rope_theta": 1e4, "rope_scaling": {"type": "longrope", "factor": 2.0}},
         {"rope_theta": 1e4, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
         {"rope_theta": 1e4, "rope_scaling": {**older, "truncate": False}},
         {"rope_theta": 1e4, "rope_scaling": {**older, "mscale": 0.7}},
+        {"rope_theta": 1e4, "rope_scaling": {**llama3, "beta_fast": 32}},
         {"rope_theta": 1e4, "partial_rotary_factor": 0.25},
     ):
         with pytest.raises(ValueError, match="rotary positions"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,16 @@ from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.models.mixers.attention import Attention
 from lmtrain.models.rope import RopeKind, RopeScaling
-from lmtrain.ops.rotary import Frequencies, angles, frequencies, interpolated, rotate, yarn
+from lmtrain.ops.rotary import Frequencies, angles, frequencies, interpolated, llama3, rotate, yarn
 
 WIDTH = 32
 YARN: dict[str, Any] = {"factor": 4.0, "original_length": 256, "beta_fast": 32.0, "beta_slow": 1.0}
+LLAMA3: dict[str, Any] = {
+    "factor": 8.0,
+    "original_length": 8192,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 KINDS: dict[str, dict[str, Any]] = {
     "default": {},
     "linear": {"factor": 8.0},
@@ -30,21 +37,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "beta_slow": 2.0,
         "attention_factor": 1.7,
     },
+    "llama3": {**LLAMA3},
+    "llama3 of a short original": {**LLAMA3, "factor": 32.0, "original_length": 100},
+    "llama3 with other borders": {**LLAMA3, "low_freq_factor": 2.5, "high_freq_factor": 64.0},
 }
 
 
-def ours(name: str, theta: float, *, width: int = WIDTH) -> Frequencies:
-    said = dict(KINDS[name])
-    if name == "default":
-        return frequencies(width, theta)
-    if name == "linear":
-        return interpolated(width, theta, **said)
-    return yarn(width, theta, **{"attention_factor": None, **said})
-
-
-@pytest.mark.parametrize("theta", [1e4, 5e5])
-@pytest.mark.parametrize("name", KINDS)
-def test_tables_are_those_of_transformers(name: str, theta: float) -> None:
+def theirs_of(name: str, theta: float) -> Any:
+    """The table of transformers for a kind."""
     transformers = pytest.importorskip("transformers")
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -53,9 +53,27 @@ def test_tables_are_those_of_transformers(name: str, theta: float) -> None:
         said["original_max_position_embeddings"] = said.pop("original_length")
     config = transformers.LlamaConfig(
         head_dim=WIDTH,
+        max_position_embeddings=131_072,
         rope_parameters={"rope_type": name.partition(" ")[0], "rope_theta": theta, **said},
     )
-    theirs, found = LlamaRotaryEmbedding(config), ours(name, theta)
+    return LlamaRotaryEmbedding(config)
+
+
+def ours(name: str, theta: float, *, width: int = WIDTH) -> Frequencies:
+    said = dict(KINDS[name])
+    if name == "default":
+        return frequencies(width, theta)
+    if name == "linear":
+        return interpolated(width, theta, **said)
+    if name.startswith("llama3"):
+        return llama3(width, theta, **said)
+    return yarn(width, theta, **{"attention_factor": None, **said})
+
+
+@pytest.mark.parametrize("theta", [1e4, 5e5])
+@pytest.mark.parametrize("name", KINDS)
+def test_tables_are_those_of_transformers(name: str, theta: float) -> None:
+    theirs, found = theirs_of(name, theta), ours(name, theta)
     assert found.scale == pytest.approx(theirs.attention_scaling, rel=1e-7)
     expected = theirs.inv_freq.double()
     assert (torch.tensor(found.values, dtype=torch.float64) / expected - 1).abs().max() < 1e-6
@@ -68,6 +86,24 @@ def test_tables_are_those_of_transformers(name: str, theta: float) -> None:
         assert (mine[:, 0] - table[0, :, : WIDTH // 2]).abs().max() < 4e-4
     for mine, table in zip(angles(layout, of=found), angles(layout, of=exact), strict=True):
         assert (mine - table)[:16].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("theta", [1e4, 5e5])
+@pytest.mark.parametrize("name", KINDS)
+def test_frequencies_are_those_of_transformers_in_fp64(
+    name: str, theta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their own code, where what it calls ``torch.float`` is fp64."""
+    theirs_of(name, theta)  # nothing is imported under the patch
+    with monkeypatch.context() as patch:
+        for word in ("float", "float32"):
+            patch.setattr(torch, word, torch.float64)
+        theirs = theirs_of(name, theta)
+    found = ours(name, theta)
+    assert theirs.inv_freq.dtype is torch.float64
+    values = torch.tensor(found.values, dtype=torch.float64)
+    assert (values / theirs.inv_freq - 1).abs().max() < 1e-12
+    assert found.scale == pytest.approx(theirs.attention_scaling, rel=1e-12)
 
 
 def test_interpolation_reads_positions_between_those_of_the_training() -> None:
@@ -87,6 +123,19 @@ def test_yarn_keeps_fast_pairs_divides_slow_ones_and_sharpens() -> None:
     x = torch.randn(3, 2, WIDTH, generator=torch.Generator().manual_seed(0))
     turned = rotate(x, *angles(SequenceLayout.of_lengths([3]), of=found))
     torch.testing.assert_close(turned.norm(dim=-1), found.scale * x.norm(dim=-1))
+
+
+def test_llama3_keeps_fast_pairs_divides_slow_ones_and_goes_over_between() -> None:
+    """The published model: pairs of 8,192 / 4 tokens a turn stay, those of 8,192 are divided."""
+    found, plain = (f.values for f in (llama3(128, 5e5, **LLAMA3), frequencies(128, 5e5)))
+    ratios = [b / a for a, b in zip(plain, found, strict=True)]
+    lengths = [2 * math.pi / value for value in plain]
+    fast = [r for r, length in zip(ratios, lengths, strict=True) if length <= 2048]
+    slow = [r for r, length in zip(ratios, lengths, strict=True) if length >= 8192]
+    assert set(fast) == {1.0}
+    assert slow == pytest.approx([1 / 8] * len(slow), rel=1e-12)
+    assert len(fast) + len(slow) == 64 - 6
+    assert ratios == sorted(ratios, reverse=True)
 
 
 def test_each_section_has_positions_of_its_own() -> None:
@@ -127,7 +176,32 @@ def test_a_text_is_written_as_it_is_read() -> None:
 @pytest.mark.parametrize(
     ("scaling", "said"),
     [
-        (RopeScaling(factor=2.0), "factor = 2.0 does nothing with kind=none: say kind=yarn"),
+        (
+            RopeScaling(factor=2.0),
+            "factor = 2.0 does nothing with kind=none: say kind=linear or yarn or llama3",
+        ),
+        (
+            RopeScaling(low_freq_factor=2.0),
+            "low_freq_factor = 2.0 does nothing with kind=none: say kind=llama3",
+        ),
+        (
+            RopeScaling(kind=RopeKind.yarn, factor=2.0, original_length=64, high_freq_factor=2.0),
+            "high_freq_factor = 2.0 does nothing with kind=yarn: leave it out",
+        ),
+        (RopeScaling(kind=RopeKind.llama3, factor=0.5, original_length=64), "factor = 0.5 would"),
+        (RopeScaling(kind=RopeKind.llama3, factor=2.0), "original_length = null: llama3 needs"),
+        (
+            RopeScaling(kind=RopeKind.llama3, factor=2.0, original_length=0),
+            "original_length = 0: llama3 needs the length of the training before",
+        ),
+        (
+            RopeScaling(kind=RopeKind.llama3, factor=2.0, original_length=64, low_freq_factor=4.0),
+            "low_freq_factor = 4.0 with high_freq_factor=4.0: choose a number above 0, below high",
+        ),
+        (
+            RopeScaling(kind=RopeKind.llama3, factor=2.0, original_length=64, low_freq_factor=0.0),
+            "low_freq_factor = 0.0 with high_freq_factor=4.0",
+        ),
         (
             RopeScaling(kind=RopeKind.linear, factor=2.0, original_length=64),
             "original_length = 64 does nothing with kind=linear: leave it out",

@@ -61,8 +61,8 @@ class LmtrainRMSNorm(nn.Module):
 def frequencies(width, settings, device):
     """Radians per token of each pair of a head, and what the pairs are multiplied by.
 
-    ``rope_scaling`` of ``settings`` is none, linear (position interpolation, arXiv 2306.15595) or
-    yarn (arXiv 2309.00071), as `transformers` defines them.
+    ``rope_scaling`` of ``settings`` is none, linear (position interpolation, arXiv 2306.15595),
+    yarn (arXiv 2309.00071) or llama3 (arXiv 2407.21783), as `transformers` defines them.
     """
     exact = torch.float32 if device.type == "mps" else torch.float64
     theta, scaling = settings["rope_theta"], settings["rope_scaling"]
@@ -72,6 +72,11 @@ def frequencies(width, settings, device):
         return plain, 1.0
     if kind == "linear":
         return plain / factor, 1.0
+    if kind == "llama3":
+        low, high = (scaling[f"{border}_freq_factor"] for border in ("low", "high"))
+        turns = scaling["original_length"] * plain / (2 * math.pi)
+        slowed = ((high - turns) / (high - low)).clamp(0, 1)
+        return plain * (1 - slowed + slowed / factor), 1.0
     turns = [scaling["original_length"] / (2 * math.pi * scaling[f"beta_{b}"]) for b in BETAS]
     first, last = (width * math.log(each) / (2 * math.log(theta)) for each in turns)
     first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)

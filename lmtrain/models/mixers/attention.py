@@ -13,7 +13,7 @@ from lmtrain.models.layers import Linear, RMSNorm
 from lmtrain.models.rope import RopeKind
 from lmtrain.ops.attention import attend
 from lmtrain.ops.backend import TORCH
-from lmtrain.ops.rotary import angles, frequencies, interpolated, rotate, yarn
+from lmtrain.ops.rotary import angles, frequencies, interpolated, llama3, rotate, yarn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,6 +113,16 @@ def _frequencies(config: AttentionConfig, width: int) -> Frequencies:
                 beta_fast=scaling.beta_fast,
                 beta_slow=scaling.beta_slow,
                 attention_factor=scaling.attention_factor,
+            )
+        case RopeKind.llama3:
+            assert scaling.original_length is not None
+            return llama3(
+                width,
+                theta,
+                factor=scaling.factor,
+                original_length=scaling.original_length,
+                low_freq_factor=scaling.low_freq_factor,
+                high_freq_factor=scaling.high_freq_factor,
             )
 
 
