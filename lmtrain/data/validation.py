@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -79,34 +79,19 @@ class ValidationSet:
             for length, starts in self.pieces.items()
         }
 
-    def batches(
-        self,
-        tokens: int,
-        *,
-        rank: int = 0,
-        world: int = 1,
-        sequence_rank: int = 0,
-        sequence_world: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> Iterator[tuple[int, Batch]]:
-        """Rows of ``tokens`` for this rank, with the length of their pieces, shortest first.
+    def batches(self, tokens: int, **share: Unpack[Share]) -> Iterator[tuple[int, Batch]]:
+        """Rows of ``tokens`` with all pieces, as `deal` gives them."""
+        return deal(self._store, self.pieces, tokens, **share)
 
-        Rows are dealt to the ranks in turn. Every rank gets equally many; what is missing at the
-        end is filled with ignored targets. The processes that share a row get a span of it each.
 
-        Raises:
-            ValueError: a row would not be whole pieces, or not cut into equal spans.
-        """
-        return deal(
-            self._store,
-            self.pieces,
-            tokens,
-            rank=rank,
-            world=world,
-            sequence_rank=sequence_rank,
-            sequence_world=sequence_world,
-            device=device,
-        )
+class Share(TypedDict, total=False):
+    """What of the rows is read here, and for where: arguments of `deal` that are passed on."""
+
+    rank: int
+    world: int
+    sequence_rank: int
+    sequence_world: int
+    device: torch.device | str
 
 
 def deal(
@@ -120,7 +105,11 @@ def deal(
     sequence_world: int = 1,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[int, Batch]]:
-    """Rows of the pieces that begin at ``pieces[length]``, as `ValidationSet.batches` gives them.
+    """Rows of the pieces that begin at ``pieces[length]``, for this rank, with their length.
+
+    Rows are dealt to the ranks in turn, in the order of ``pieces``. Every rank gets equally many;
+    what is missing at the end is filled with ignored targets. The processes that share a row get a
+    span of it each.
 
     Raises:
         ValueError: a row would not be whole pieces, or not cut into equal spans.

@@ -189,9 +189,7 @@ class Decoder(nn.Module):
         if lesson is not None:
             return lesson(self)
         x = self.hidden(tokens, layout)
-        if targets is None:
-            return self.logits(x)
-        return linear_cross_entropy(x, self.output_weight, targets, z_loss)
+        return self.logits(x) if targets is None else self.losses(x, targets, z_loss)
 
     def hidden(
         self, tokens: Tensor, layout: SequenceLayout, *, blocks: int | None = None
@@ -225,9 +223,9 @@ class Decoder(nn.Module):
         """``[t, d] -> [t, vocab]``."""
         return F.linear(hidden, self.output_weight.to(hidden.dtype))
 
-    def losses(self, hidden: Tensor, targets: Tensor) -> LinearCrossEntropy:
-        """The loss of ``targets [t]`` after ``hidden [t, d]``, as `extend` gives it."""
-        return linear_cross_entropy(hidden, self.output_weight, targets)
+    def losses(self, hidden: Tensor, targets: Tensor, z_loss: float = 0.0) -> LinearCrossEntropy:
+        """The loss of ``targets [t]`` after ``hidden [t, d]``."""
+        return linear_cross_entropy(hidden, self.output_weight, targets, z_loss)
 
     @property
     def output_weight(self) -> Tensor:

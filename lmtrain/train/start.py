@@ -46,11 +46,7 @@ def check_weights(weights: str, model: ModelConfig, tokenizer: Path) -> None:
             raise ValueError(
                 f"run.weights={weights} has model.{key}={value}, this run {here[key]}: say the same"
             )
-    if not same_tokenizer(tokenizer, folder / "tokenizer.json"):
-        raise ValueError(
-            f"run.weights={weights} has another tokenizer than the data: prepare the data with "
-            f"tokenizer={folder / 'tokenizer.json'}"
-        )
+    check_tokenizer(f"run.weights={weights}", folder, tokenizer)
 
 
 def extensions(weights: str, model: ModelConfig) -> Iterator[str]:
@@ -85,9 +81,22 @@ def extends(key: str) -> bool:
     return any(part in key for part in EXTENDS)
 
 
-def same_tokenizer(one: Path, other: Path) -> bool:
-    """Whether two ``tokenizer.json`` give the same ids."""
-    return _known(one) == _known(other)
+def check_tokenizer(key: str, folder: Path, tokenizer: Path) -> None:
+    """See that the tokenizers of a checkpoint and of the data give the same ids.
+
+    Args:
+        key: what names the checkpoint, with its value.
+        folder: the checkpoint.
+        tokenizer: the ``tokenizer.json`` of the data.
+
+    Raises:
+        ValueError: they do not.
+    """
+    theirs = folder / "tokenizer.json"
+    if _known(theirs) != _known(tokenizer):
+        raise ValueError(
+            f"{key} has another tokenizer than the data: prepare the data with tokenizer={theirs}"
+        )
 
 
 def _known(tokenizer: Path) -> dict[str, int]:

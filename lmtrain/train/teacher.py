@@ -15,7 +15,7 @@ from lmtrain.ops.backend import bind
 from lmtrain.train.checkpoint import find
 from lmtrain.train.invariants import check_initialized
 from lmtrain.train.manifest import NAME
-from lmtrain.train.start import copy_weights, same_tokenizer
+from lmtrain.train.start import check_tokenizer, copy_weights
 
 if TYPE_CHECKING:
     from lmtrain.models.config import ModelConfig
@@ -47,11 +47,7 @@ def check_teacher(config: RunConfig, tokenizer: Path) -> str:
                 f"{key} has model.{name}={theirs}, this run {ours}: a teacher is the model that "
                 "`lmtrain import pattern=…` was given, imported without a pattern"
             )
-    if not same_tokenizer(tokenizer, folder / "tokenizer.json"):
-        raise ValueError(
-            f"{key} has another tokenizer than the data: prepare the data with "
-            f"tokenizer={folder / 'tokenizer.json'}"
-        )
+    check_tokenizer(key, folder, tokenizer)
     if config.distill.layers_steps:
         _check_mixers(here, there, key)
     return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
