@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 from lmtrain.data.config import at_least, power_of_two
 
@@ -179,8 +180,10 @@ class CurriculumConfig:
 
     def _check_shares(self) -> list[str]:
         problems: list[str] = []
-        if not self.window_rate > 0:
-            problems.append(f"curriculum.window_rate={self.window_rate} must be positive")
+        if not 0 < self.window_rate < inf:
+            problems.append(
+                f"curriculum.window_rate={self.window_rate} must be positive and finite"
+            )
         if not 0 <= self.final_long < 1:
             problems.append(
                 f"curriculum.final_long={self.final_long} is not a share: use 0 to below 1, like "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
+from math import inf
 from typing import Any
 
 from lmtrain.models.pattern import parse
@@ -58,6 +59,8 @@ class AttentionConfig:
         if self.heads % self.kv_heads:
             remedy = f"choose a divisor of {self.heads}"
             yield "kv_heads", f"{self.kv_heads} does not divide heads={self.heads}: {remedy}"
+        if not 0 < self.rope_theta < inf:
+            yield "rope_theta", f"{self.rope_theta} must be positive and finite"
         if self.rope and self.width(d_model) % 2:
             yield "head_dim", f"{self.width(d_model)} is odd: rotary positions need pairs"
         for name, problem in self.rope_scaling.problems(rope=self.rope):
@@ -150,8 +153,9 @@ class GatedDeltaNetConfig:
 
 
 def _step_size_problems(config: Mamba2Config | GatedDeltaNetConfig) -> Iterator[tuple[str, str]]:
-    if not 0 < config.dt_min <= config.dt_max:
-        yield "dt_min", f"{config.dt_min} must be above 0 and not above dt_max={config.dt_max}"
+    if not 0 < config.dt_min <= config.dt_max < inf:
+        between = f"above 0 and not above dt_max={config.dt_max}, which is finite"
+        yield "dt_min", f"{config.dt_min} must be {between}"
 
 
 @dataclass(kw_only=True)
@@ -175,6 +179,7 @@ class NormConfig:
     """RMSNorm."""
 
     eps: float = 1e-6
+    """Added to the mean square before its root."""
     zero_centered: bool = False
     """Scale by (1 + weight), with weight starting at 0."""
 
@@ -228,6 +233,9 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"model.{name} = {value} must be at least 1.")
+        for name, value in {"init_std": self.init_std, "norm.eps": self.norm.eps}.items():
+            if not 0 < value < inf:
+                problems.append(f"model.{name} = {value} must be positive and finite.")
         try:
             parse(self.pattern, max(1, self.n_layers))
         except ValueError as error:

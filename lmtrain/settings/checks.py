@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 
 def positive(values: Mapping[str, int | None]) -> list[str]:
@@ -14,11 +15,27 @@ def positive(values: Mapping[str, int | None]) -> list[str]:
     ]
 
 
+def above_zero(values: Mapping[str, float | None]) -> list[str]:
+    """Numbers that are not positive and finite, as nan is not; None is none."""
+    return [
+        f"{key}={value:g} must be positive and finite"
+        for key, value in values.items()
+        if value is not None and not 0 < value < inf
+    ]
+
+
+def not_negative(values: Mapping[str, float]) -> list[str]:
+    """Numbers that are negative or not finite."""
+    return [
+        f"{key}={value:g} must be finite and not negative"
+        for key, value in values.items()
+        if not 0 <= value < inf
+    ]
+
+
 def sampling(temperature: float, top_p: float, *, prefix: str = "") -> list[str]:
     """What is wrong with how tokens are drawn."""
-    problems: list[str] = []
-    if temperature < 0:
-        problems.append(f"{prefix}temperature={temperature} must not be negative")
+    problems = not_negative({f"{prefix}temperature": temperature})
     if not 0 < top_p <= 1:
         problems.append(f"{prefix}top_p={top_p} must lie in (0, 1]")
     return problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lmtrain.settings.checks import above_zero
 from lmtrain.settings.engine import EngineKind, Precision
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ class DistillSection:
         """
         lengths = {"layers_steps": self.layers_steps, "logits_steps": self.logits_steps}
         found = [f"distill.{k}={n} must not be negative" for k, n in lengths.items() if n < 0]
-        if self.temperature <= 0:
-            found.append(f"distill.temperature={self.temperature:g} must be above 0")
+        found += above_zero({"distill.temperature": self.temperature})
         if self.teacher is None:
             return [
                 *found,

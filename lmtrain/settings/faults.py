@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 from lmtrain.settings.checks import positive
 
@@ -42,9 +43,10 @@ class FaultsSection:
             every: steps between checkpoints.
         """
         problems = positive({"faults.window": self.window, "faults.limit": self.limit})
-        if self.spike is not None and not self.spike > 1:
+        if self.spike is not None and not 1 < self.spike < inf:
             problems.append(
-                f"faults.spike={self.spike:g} would call usual losses faults: give a factor above 1"
+                f"faults.spike={self.spike:g} calls usual losses faults, or none: give a factor "
+                "above 1, or null"
             )
         if self.policy is FaultPolicy.rollback and every is None:
             problems.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 
@@ -62,6 +63,12 @@ class Claim:
                 ("measure", self.measure, "what is compared, such as answers@256"),
             )
             if not value
+        ]
+        numbers = {"times": self.times, "by": self.by, "than": than}
+        problems += [
+            f"{place}.{name}={value} is not finite: use a number"
+            for name, value in numbers.items()
+            if isinstance(value, float) and not isfinite(value)
         ]
         if isinstance(than, Mapping):
             if than == self.of and self.than_measure in (None, self.measure) and self.times == 1:

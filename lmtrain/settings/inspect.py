@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmtrain.parallel.hardware import CARDS
-from lmtrain.settings.checks import positive
+from lmtrain.settings.checks import above_zero, positive
 
 MEASURED = ("auto", "cpu")
 """Hardware whose speed is measured on the spot: this machine's GPU is looked up instead."""
@@ -44,8 +44,7 @@ class HardwareKeys:
             found.append(
                 f"nodes={self.nodes} and world={self.world} say the same: leave one of them out"
             )
-        if self.memory is not None and not self.memory > 0:
-            found.append(f"memory={self.memory} must be positive: it is in GiB")
+        found += above_zero({"memory": self.memory})
         if self.scale is not None:
             found += self._scale(self.scale)
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from lmtrain.settings.checks import positive
+from lmtrain.settings.checks import above_zero, positive
 
 LARGEST_CODE = 255
 """Exit codes are a byte."""
@@ -56,10 +56,7 @@ class LaunchSection:
         )
         if self.restarts < 0:
             problems.append(f"launch.restarts={self.restarts} is negative: 0 starts nothing again")
-        if self.grace_seconds is not None and self.grace_seconds <= 0:
-            problems.append(
-                f"launch.grace_seconds={self.grace_seconds:g} is no time: give seconds, or null"
-            )
+        problems += above_zero({"launch.grace_seconds": self.grace_seconds})
         if self.requeue_code is not None and not 0 < self.requeue_code <= LARGEST_CODE:
             problems.append(
                 f"launch.requeue_code={self.requeue_code} is no exit code of an unfinished run: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lmtrain.settings.checks import above_zero, not_negative
 from lmtrain.settings.engine import Precision
 
 
@@ -74,13 +75,10 @@ class OptimConfig:
         """Every problem, each a sentence with key, value and remedy."""
         shares = {"final_fraction": self.final_fraction, "decay_fraction": self.decay_fraction}
         betas = {"beta1": self.beta1, "beta2": self.beta2, "muon_momentum": self.muon_momentum}
-        positive = {"lr": self.lr, "eps": self.eps, "clip": self.clip}
+        least = {"weight_decay": self.weight_decay, "warmup_steps": self.warmup_steps}
         return [
-            *(
-                f"optim.{key}={value} must be positive"
-                for key, value in positive.items()
-                if value is not None and not value > 0
-            ),
+            *above_zero({"optim.lr": self.lr, "optim.eps": self.eps, "optim.clip": self.clip}),
+            *not_negative({f"optim.{key}": value for key, value in least.items()}),
             *(
                 f"optim.{key}={value} must lie in [0, 1]"
                 for key, value in shares.items()
@@ -90,13 +88,5 @@ class OptimConfig:
                 f"optim.{key}={value} must lie in [0, 1)"
                 for key, value in betas.items()
                 if not 0 <= value < 1
-            ),
-            *(
-                f"optim.{key}={value} must not be negative"
-                for key, value in {
-                    "weight_decay": self.weight_decay,
-                    "warmup_steps": self.warmup_steps,
-                }.items()
-                if not value >= 0
             ),
         ]

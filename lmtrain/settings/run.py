@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmtrain.settings.budget import STEPS
-from lmtrain.settings.checks import positive
+from lmtrain.settings.checks import not_negative, positive
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,8 @@ class TrainSection:
 
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""
-        return positive({"train.steps": self.steps, "train.accumulate": self.accumulate})
+        counts = {"train.steps": self.steps, "train.accumulate": self.accumulate}
+        return [*positive(counts), *not_negative({"train.z_loss": self.z_loss})]
 
 
 @dataclass(kw_only=True)

@@ -223,7 +223,7 @@ def check(config, taught: Taught) -> None:
         (["distill.teacher=x"], "distill.teacher=x teaches nothing"),
         (["distill.teacher=x", "distill.layers_steps=2"], "say run.weights=CHECKPOINT"),
         (["distill.teacher=x", "distill.logits_steps=9"], "more than train.steps=8: raise that"),
-        (["distill.temperature=0"], "distill.temperature=0 must be above 0"),
+        (["distill.temperature=0"], "distill.temperature=0 must be positive and finite"),
         (["distill.layers_steps=-1"], "distill.layers_steps=-1 must not be negative"),
         (
             [

@@ -92,7 +92,7 @@ def test_check_tells_every_problem_at_once(tmp_path: Path) -> None:
 
 
 def test_one_problem_is_told_without_a_count() -> None:
-    with pytest.raises(ValueError, match=r"^optim\.clip=0\.0 must be positive$"):
+    with pytest.raises(ValueError, match=r"^optim\.clip=0 must be positive and finite$"):
         require(OptimConfig(clip=0.0).check())
 
 

@@ -63,12 +63,12 @@ def test_only_recent_faults_count_against_the_limit() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("faults.spike=1.0", "faults.spike=1 would call usual losses faults"),
+        ("faults.spike=1.0", "faults.spike=1 calls usual losses faults"),
         ("faults.limit=0", "faults.limit=0"),
         ("faults.window=0", "faults.window=0"),
         ("checkpoint.keep_every=150", "checkpoint.keep_every=150 meets no checkpoint"),
         ("launch.restarts=-1", "launch.restarts=-1 is negative"),
-        ("launch.grace_seconds=0", "launch.grace_seconds=0 is no time"),
+        ("launch.grace_seconds=0", "launch.grace_seconds=0 must be positive and finite"),
         ("launch.requeue_code=256", "launch.requeue_code=256 is no exit code"),
         ("launch.timeout_seconds=0", "launch.timeout_seconds=0"),
     ],

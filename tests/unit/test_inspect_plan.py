@@ -167,7 +167,7 @@ def test_measured_hardware_is_read_and_must_know_products(tmp_path: Path) -> Non
         (["nodes=2", "world=16"], r"nodes=2 and world=16 say the same"),
         (["world=3"], r"train.tokens_per_step=4096 does not cut into 3 rows"),
         (["scale=8..2"], r"scale=8\.\.2 is no range"),
-        (["memory=0"], r"memory=0.0 must be positive"),
+        (["memory=0"], r"memory=0 must be positive"),
         (["world=4", "engine.replicas=3"], r"engine.replicas=3 must divide the 4 processes"),
         (["world=4", "engine.kind=deepspeed"], r"engine.zero=None is no stage"),
     ],
