@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
@@ -84,6 +84,7 @@ class RunConfig:
             *self.data.check(),
             *self.curriculum.check(),
             *self.optim.check(),
+            *([] if self.model.check() else self.optim.check_width(self.model)),
             *self.parallel.check(world_size),
             *self.engine.check(self.launch.nproc, world_size),
             *self._task(),
@@ -208,6 +209,7 @@ class RunConfig:
             steps=self.train.steps,
             tokens_per_step=self.train.tokens_per_step,
             foreseen=not self.data.skip_steps and not self.resume.replan,
+            staged=self.distill.teacher is not None,
         )
 
     def _budget(self) -> list[str]:
@@ -303,7 +305,7 @@ def typed(composed: DictConfig) -> Any:
         ValueError: a key that ``+key=value`` added and nobody reads.
     """
     config = OmegaConf.to_object(composed)
-    unknown = flat(composed).keys() - flat(config).keys()
+    unknown = flat(composed).keys() - dict(_leaves(asdict(config), "")).keys()
     if unknown:
         raise ValueError(f"+{min(unknown)} adds a key that nobody reads: leave it out")
     return config.spelled() if isinstance(config, RunConfig) else config

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 
@@ -17,8 +17,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lmtrain.batch import Batch
-    from lmtrain.data.plan import Plan
+    from lmtrain.data.bucket import Draw
     from lmtrain.data.sources import Corpus
+
+
+class Draws(Protocol):
+    """What is read at each step: a `Plan`, or something like it."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a global batch."""
+        ...
+
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths of pieces, shortest first."""
+        ...
+
+    def __getitem__(self, step: int) -> Draw:
+        """The global batch of a step."""
+        ...
 
 
 class Loader:
@@ -53,7 +71,7 @@ class Loader:
     def __init__(  # noqa: PLR0913  (twelve independent facts)
         self,
         store: Corpus,
-        plan: Plan,
+        plan: Draws,
         *,
         first_step: int = 0,
         stop: int | None = None,

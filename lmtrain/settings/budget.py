@@ -20,20 +20,32 @@ class BudgetSection:
     flops: float | None = None
     """FLOPs of forward and backward, like 1e15, as `lmtrain inspect` counts them: as many whole
     steps as they pay for, each by the length of its documents."""
+    hours: float | None = None
+    """Hours of steps, like 0.5: as many whole steps as fit. Before its first step a new run times
+    updates of every length, which change nothing; from then on the number is fixed, and more hours
+    continue the run at the same pace (pace.json). What slows it later is not foreseen; the start,
+    validation, checkpoints, samples and scores come on top."""
 
     @property
     def said(self) -> dict[str, float]:
         """What is limited, by key."""
-        every = {"budget.tokens": self.tokens, "budget.flops": self.flops}
+        every = {
+            "budget.tokens": self.tokens,
+            "budget.flops": self.flops,
+            "budget.hours": self.hours,
+        }
         return {key: value for key, value in every.items() if value is not None}
 
-    def check(self, *, steps: int, tokens_per_step: int, foreseen: bool) -> list[str]:
+    def check(
+        self, *, steps: int, tokens_per_step: int, foreseen: bool, staged: bool = False
+    ) -> list[str]:
         """Every problem, each a sentence with key, value and remedy.
 
         Args:
             steps: as configured.
             tokens_per_step: of the training.
             foreseen: no step is left out and no plan is changed on the way.
+            staged: a teacher makes the first steps take longer than the rest.
         """
         problems = [
             f"{key}={value:g} must be positive and finite: leave it out for train.steps"
@@ -42,8 +54,8 @@ class BudgetSection:
         ]
         if len(self.said) > 1:
             problems.append(
-                f"{' and '.join(f'{k}={v:g}' for k, v in self.said.items())} both decide the "
-                "number of steps: leave one of them out"
+                f"{' and '.join(f'{k}={v:g}' for k, v in self.said.items())} each decide the "
+                "number of steps: say one of them"
             )
         if self.said and steps != STEPS:
             problems.append(
@@ -55,9 +67,15 @@ class BudgetSection:
                 f"budget.tokens={self.tokens:g} is less than one step of train.tokens_per_step="
                 f"{tokens_per_step}: raise it"
             )
-        if self.flops is not None and not foreseen:
+        problems += [
+            f"{key}={value:g} cannot foresee data.skip_steps or resume.replan: say budget.tokens "
+            "or train.steps"
+            for key, value in self.said.items()
+            if key != "budget.tokens" and not foreseen
+        ]
+        if self.hours is not None and staged:
             problems.append(
-                f"budget.flops={self.flops:g} cannot foresee data.skip_steps or resume.replan: say "
+                f"budget.hours={self.hours:g} cannot foresee the stages of distill.teacher: say "
                 "budget.tokens or train.steps"
             )
         return problems

@@ -139,7 +139,7 @@ def newest(root: Path, damaged: Mapping[Path, str]) -> tuple[Path | None, dict[P
         ValueError: there are some, and none of them is whole.
     """
     found = dict(damaged)
-    for folder in sorted(_all(root), reverse=True):
+    for folder in sorted(folders(root), reverse=True):
         if folder not in found:
             try:
                 _check_outside(folder)
@@ -157,9 +157,8 @@ def find(path: Path) -> Path:
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    folder = (
-        path if (path / "state.json").is_file() else max(_all(path / "checkpoints"), default=None)
-    )
+    itself = (path / "state.json").is_file()
+    folder = path if itself else max(folders(path / "checkpoints"), default=None)
     if folder is None:
         raise ValueError(
             f"checkpoint={path} holds no checkpoint: give a run folder or a step folder"
@@ -173,14 +172,14 @@ def find(path: Path) -> Path:
 
 def regular(root: Path, every: int | None) -> Path | None:
     """The newest checkpoint that was written in its turn, not because a run was stopped."""
-    steps = [folder for folder in _all(root) if every and step_of(folder) % every == 0]
+    steps = [folder for folder in folders(root) if every and step_of(folder) % every == 0]
     return max(steps, default=None)
 
 
 def retain(root: Path, keep: CheckpointSection) -> None:
     """Remove what need not stay; the newest that was written in its turn always does."""
-    folders = sorted(_all(root))
-    for old in folders[: -keep.keep] if keep.keep else []:
+    saved = sorted(folders(root))
+    for old in saved[: -keep.keep] if keep.keep else []:
         for_ever = keep.keep_every and step_of(old) % keep.keep_every == 0
         if not for_ever and old != regular(root, keep.every):
             remove(old)
@@ -216,7 +215,7 @@ def _check_outside(folder: Path) -> None:
         raise ValueError(problem)
 
 
-def _all(root: Path) -> list[Path]:
+def folders(root: Path) -> list[Path]:
     """Checkpoints below ``root``, whole or damaged."""
     return [each for each in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", each.name)]
 

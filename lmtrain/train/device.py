@@ -32,6 +32,12 @@ def begun(config: RunConfig, device: torch.device, *, step: int, processes: int)
     )
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has computed all that was queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_flops(device: torch.device, precision: Precision) -> float | None:
     """Dense FLOP/s of a device in bf16; None in fp32, and when it is not in the table."""
     if device.type != "cuda" or precision is not Precision.bf16:

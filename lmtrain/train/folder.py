@@ -1,6 +1,6 @@
 """The run folder: who owns it, what it holds, and whether a run may continue in it.
 
-config.yaml  metrics.jsonl  checkpoints/step_00000100/  samples/  scores.json  done
+config.yaml  pace.json  metrics.jsonl  checkpoints/step_00000100/  samples/  scores.json  done
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from lmtrain.config import RunConfig, flat, read, to_yaml
 from lmtrain.files import claimed, unwritable, write_whole
-from lmtrain.train.checkpoint import State, clean, newest, read_state, retain
+from lmtrain.train.checkpoint import State, clean, folders, newest, read_state, retain
 from lmtrain.train.checkpoint import path as checkpoint_at
+from lmtrain.train.spend import Pace
 from lmtrain.train.start import extends
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.scores = path / "scores.json"
+        self._pace = path / "pace.json"
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -53,8 +55,30 @@ class RunFolder:
                 raise unwritable(self.path, error) from error
             yield
 
-    def start(self, config: RunConfig, *, step: int, damaged: Iterable[Path] = ()) -> None:
-        """Write the configuration, forget reports after ``step``, clear up checkpoints.
+    def pace(self) -> Pace | None:
+        """How long its steps take, as it was measured before the first one; None for a new run.
+
+        Raises:
+            ValueError: there are checkpoints of a run that was never measured.
+        """
+        if not folders(self.checkpoints):
+            return None
+        if not self._pace.exists():
+            raise ValueError(
+                f"run.dir={self.path} was begun without budget.hours, which measures before the "
+                "first step: say budget.tokens or train.steps, or choose another run.dir"
+            )
+        return Pace.read(self._pace)
+
+    def start(
+        self,
+        config: RunConfig,
+        *,
+        step: int,
+        pace: Pace | None = None,
+        damaged: Iterable[Path] = (),
+    ) -> None:
+        """Write configuration and pace, forget reports after ``step``, clear up checkpoints.
 
         Raises:
             ValueError: the folder cannot be written.
@@ -63,6 +87,10 @@ class RunFolder:
             clean(self.checkpoints, damaged)
             retain(self.checkpoints, config.checkpoint)
             write_whole(self.path / "config.yaml", to_yaml(config))
+            if not step:
+                self._pace.unlink(missing_ok=True)  # of an attempt that went another way
+            if pace:
+                write_whole(self._pace, pace.text())
             metrics = self.path / "metrics.jsonl"
             kept = [line for line in metrics.read_text().splitlines() if _step(line) <= step]
             write_whole(metrics, "".join(f"{line}\n" for line in kept))

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmtrain.config import RunConfig
+from lmtrain.data.loader import Loader
 from lmtrain.data.plan import Plan
 from lmtrain.data.sources import Corpus, open_data, open_validation
 from lmtrain.data.validations import Validations
 from lmtrain.train.checkpoint import State
 from lmtrain.train.folder import RunFolder
 from lmtrain.train.invariants import check_checkpoint
-from lmtrain.train.spend import affordable
+from lmtrain.train.spend import Pace, affordable
 from lmtrain.train.start import check_weights
 from lmtrain.train.teacher import check_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from lmtrain.data.loader import Draws
     from lmtrain.data.replan import Past
     from lmtrain.train.engines import Engine
 
@@ -41,6 +43,13 @@ class Opened:
     """What is wrong with newer checkpoints."""
     teacher: str = ""
     """Hash of the checkpoint that teaches, empty without one."""
+    pace: Pace | None = None
+    """How long its steps take, under ``budget.hours``; None before that is measured."""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the number of steps waits for a measurement; the plan is then that of one."""
+        return self.config.budget.hours is not None and self.pace is None
 
     @property
     def first_step(self) -> int:
@@ -53,13 +62,30 @@ class Opened:
         last = self.folder.finished() is not None and self.first_step == self.config.train.steps
         return last and (not self.config.scores.what or self.folder.scored(self.first_step))
 
+    def loader(self, engine: Engine, draws: Draws, steps: range) -> Loader:
+        """What reads this process's part of ``draws``: the plan, or what is tried before it."""
+        return Loader(
+            self.store,
+            draws,
+            first_step=steps.start,
+            stop=steps.stop,
+            accumulate=self.config.train.accumulate,
+            **asdict(engine.place),
+            device=engine.device,
+            prefetch=self.config.data.prefetch,
+            threads=self.config.data.threads,
+        )
 
-def open_run(config: RunConfig, damaged: Mapping[Path, str] | None = None) -> Opened:
+
+def open_run(
+    config: RunConfig, damaged: Mapping[Path, str] | None = None, pace: Pace | None = None
+) -> Opened:
     """Open what a checked configuration names; nothing is written into the run folder.
 
     Args:
         config: of the run.
         damaged: what is known to be wrong with some of its checkpoints.
+        pace: how long its steps take, if that was measured just now.
 
     Raises:
         ValueError: the data, the model and the run folder do not fit together.
@@ -73,14 +99,17 @@ def open_run(config: RunConfig, damaged: Mapping[Path, str] | None = None) -> Op
         tokens_per_step=config.train.tokens_per_step,
         skip_steps=config.data.skip_steps,
     )
-    config = affordable(config.resolved(store.vocab_size), lambda steps: plan_of(steps=steps))
+    folder = RunFolder(Path(config.run.dir))
+    if config.budget.hours is not None:
+        pace = pace or folder.pace()
+    config = config.resolved(store.vocab_size)
+    config = affordable(config, lambda steps: plan_of(steps=steps), pace)
 
     def build(past: Sequence[Past]) -> Plan:
         return plan_of(steps=config.train.steps, past=past)
 
     others = open_validation(config.data, store)
     validations = Validations.of(store, others, config.curriculum, tokens=config.validation.tokens)
-    folder = RunFolder(Path(config.run.dir))
     plan, start, found = folder.resume(config, build, damaged or {})
     if config.run.weights is not None and start is None:
         check_weights(config.run.weights, config.model, store.folder / "tokenizer.json")
@@ -99,6 +128,7 @@ def open_run(config: RunConfig, damaged: Mapping[Path, str] | None = None) -> Op
         start=start,
         damaged=found,
         teacher=teacher,
+        pace=pace,
     )
 
 

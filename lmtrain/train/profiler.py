@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from lmtrain.train.device import wait
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -55,8 +57,7 @@ class Profiler:
 
     def _finish(self, profile: profile) -> None:
         self._profile = None
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        wait(self._device)
         profile.stop()
         self._folder.mkdir(exist_ok=True)
         name = f"step_{self._steps.start:08d}_rank_{self._rank}"

@@ -2,69 +2,124 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
 
+from lmtrain.data.cells import bucket_name
 from lmtrain.models.accounting import ModelCost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
     from lmtrain.config import RunConfig
+    from lmtrain.data.bucket import Bucket
     from lmtrain.data.plan import Plan
 
+SECONDS_PER_HOUR = 3600
 
-def affordable(config: RunConfig, build: Callable[[int], Plan]) -> RunConfig:
+Price: TypeAlias = "Callable[[Bucket], float]"
+"""What a step that draws from a bucket costs."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a step takes; `lmtrain.train.pace` measures it."""
+
+    seconds: dict[str, float]
+    """By the name of the bucket that it draws from."""
+
+    def of(self, bucket: Bucket) -> float:
+        """Seconds of a step that draws from a bucket.
+
+        Raises:
+            ValueError: the run had no such bucket when it was measured.
+        """
+        name = bucket_name(bucket)
+        if name not in self.seconds:
+            raise ValueError(
+                f"budget.hours was measured over {', '.join(self.seconds)}, not over {name}: set "
+                "data and curriculum back, or choose another run.dir"
+            )
+        return self.seconds[name]
+
+    @classmethod
+    def read(cls, path: Path) -> Pace:
+        """From a file that holds a `text`.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
+            return cls({str(name): float(value) for name, value in seconds.items()})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged ({error!r}): choose another run.dir") from error
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    def __str__(self) -> str:
+        """In words."""
+        return ", ".join(f"{value:.3g} s ({name})" for name, value in self.seconds.items())
+
+
+def affordable(
+    config: RunConfig, build: Callable[[int], Plan], pace: Pace | None = None
+) -> RunConfig:
     """The same run with as many steps as its budget pays for; as it is without one.
 
     Args:
         config: resolved: the model's vocabulary is known.
         build: gives the plan of a run of so many steps.
+        pace: how long steps take; None is not measured yet, and hours then pay for one step.
 
     Raises:
-        ValueError: the budget does not pay for one step.
+        ValueError: the budget does not pay for one step, or the pace is that of other data.
     """
-    tokens, flops = config.budget.tokens, config.budget.flops
-    if tokens is not None:
-        steps = int(tokens // config.train.tokens_per_step)
-    elif flops is not None:
-        steps = _paid(flops, config, build)
+    budget = config.budget
+    if budget.tokens is not None:
+        steps = int(budget.tokens // config.train.tokens_per_step)
+    elif budget.flops is not None:
+        said = f"budget.flops={budget.flops:g}"
+        steps = _paid(said, budget.flops, step_flops(config), build)
+    elif budget.hours is not None:
+        seconds = budget.hours * SECONDS_PER_HOUR
+        said = f"budget.hours={budget.hours:g}, {seconds:.3g} seconds,"
+        steps = _paid(said, seconds, pace.of, build) if pace else 1
     else:
         return config
     return replace(config, train=replace(config.train, steps=steps))
 
 
-def spent(config: RunConfig, plan: Plan, steps: int) -> float:
-    """FLOPs of the first steps of a plan, forward and backward, by the lengths of its pieces."""
-    cost = ModelCost.of(config.model)
-    return config.train.tokens_per_step * sum(
-        count * cost.training_flops_per_token([length])
-        for count, length in zip(plan.counts(steps), plan.lengths, strict=True)
-    )
+def spent(plan: Plan, steps: int, price: Price) -> float:
+    """What the first steps of a plan cost, by the buckets that they draw from."""
+    return sum(n * price(b) for n, b in zip(plan.counts(steps), plan.buckets, strict=True))
 
 
-def _paid(flops: float, config: RunConfig, build: Callable[[int], Plan]) -> int:
-    """The most steps that cost no more than ``flops``.
+def step_flops(config: RunConfig) -> Price:
+    """FLOPs of a step, forward and backward, by the length of its pieces."""
+    cost, tokens = ModelCost.of(config.model), config.train.tokens_per_step
+    return lambda bucket: tokens * cost.training_flops_per_token([bucket.length])
+
+
+def _paid(said: str, limit: float, price: Price, build: Callable[[int], Plan]) -> int:
+    """The most steps that cost no more than ``limit``.
 
     A plan may order its lengths by where the run ends, so each number of steps has its own.
     """
-    cost, tokens = ModelCost.of(config.model), config.train.tokens_per_step
-    lengths = build(1).lengths
-    dearest, cheapest = (
-        tokens * cost.training_flops_per_token([length]) for length in (lengths[-1], lengths[0])
+    one = build(1)
+    prices = [price(bucket) for bucket in one.buckets]
+    sure, most = int(limit // max(prices)), int(limit // min(prices))
+    steps = sure + bisect_right(
+        range(sure + 1, most + 1), limit, key=lambda n: spent(build(n), n, price)
     )
-    if flops < cheapest:
+    if not steps:
         raise ValueError(
-            f"budget.flops={flops:g} does not pay for one step, which costs {cheapest:.3g}: raise "
-            "it, or lower train.tokens_per_step"
+            f"{said} does not pay for one step, which costs {spent(one, 1, price):.3g}: raise it, "
+            "or lower train.tokens_per_step"
         )
-    candidates = range(max(1, int(flops // dearest)), int(flops // cheapest) + 1)
-    number = bisect_right(candidates, flops, key=lambda n: spent(config, build(n), n))
-    if not number:
-        first = spent(config, build(candidates[0]), candidates[0])
-        raise ValueError(
-            f"budget.flops={flops:g} does not pay for one step, which costs {first:.3g}: raise "
-            "it, or lower train.tokens_per_step"
-        )
-    return candidates[number - 1]
+    return steps

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from lmtrain.train.device import peak_flops, peak_memory
 from lmtrain.train.report import StepReport
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from lmtrain.batch import Batch
     from lmtrain.config import RunConfig
     from lmtrain.data.plan import Plan
+    from lmtrain.models.decoder import Decoder
     from lmtrain.train.engines import Engine
     from lmtrain.train.objective import Objective
 
@@ -31,6 +39,27 @@ class Update(NamedTuple):
     """Whether a process was asked to stop."""
     parts: dict[str, float]
     """What the objective computed, the mean over the targets by name; the first is ``loss``."""
+
+
+def add_gradients(
+    index: int,
+    batches: Sequence[Batch],
+    targets: int,
+    model: Decoder,
+    objective: Objective,
+    engine: Engine,
+) -> Tensor:
+    """Forward and backward of every part of global batch ``index``, of which ``batches`` are ours.
+
+    Returns:
+        fp64 ``[parts]``, what the objective tells of our part: sums over its targets.
+    """
+    sums = torch.zeros(len(objective.parts(index)), dtype=torch.float64, device=engine.device)
+    for batch in engine.parts(batches):
+        losses = objective(index, model, batch)
+        engine.backward(losses.total / targets)
+        sums += losses.parts
+    return sums
 
 
 class Reporter:

@@ -152,6 +152,11 @@ def start_optimizer(optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    forget(optimizer)
+
+
+def forget(optimizer: torch.optim.Optimizer) -> None:
+    """Let the optimizer remember no step, as before the first one."""
     for remembered in optimizer.state.values():
         for value in remembered.values():
             value.zero_()

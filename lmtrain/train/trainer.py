@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import nan
 from signal import SIGTERM
 from time import perf_counter
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from lmtrain.compilation import watched
-from lmtrain.data.loader import Loader
 from lmtrain.data.summary import summarize
 from lmtrain.evaluate.subject import Subject
 from lmtrain.models.decoder import Decoder
@@ -31,6 +30,7 @@ from lmtrain.train.objective import Objective, open_objective
 from lmtrain.train.observers import Everyone, observers
 from lmtrain.train.opening import Opened, verified
 from lmtrain.train.optim import build_optimizer
+from lmtrain.train.pace import paced
 from lmtrain.train.profiler import Profiler
 from lmtrain.train.report import FaultReport
 from lmtrain.train.samples import write_samples
@@ -38,7 +38,7 @@ from lmtrain.train.saver import Saver
 from lmtrain.train.schedule import learning_rate
 from lmtrain.train.scoring import score
 from lmtrain.train.start import copy_weights, extensions
-from lmtrain.train.steps import Reporter, Update
+from lmtrain.train.steps import Reporter, Update, add_gradients
 from lmtrain.train.stop import StopRequest
 from lmtrain.train.tensors import shape, start_optimizer
 from lmtrain.train.validate import validate
@@ -73,23 +73,26 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
             held.enter_context(opened.folder.claimed())
         with closing(engine), StopRequest(launch, insist=alone) as stop, naming(engine, stop):
             opened = verified(opened, engine)
-            first = opened.first_step
+            weights = None if opened.start else config.run.weights
+            model, optimizer = birth(config, engine, weights)
+            objective = open_objective(config, engine)
+            opened, told = paced(opened, engine, model, optimizer, objective)
+            config, first = opened.config, opened.first_step
             if leads:
-                opened.folder.start(config, step=first, damaged=opened.damaged)
+                opened.folder.start(config, step=first, pace=opened.pace, damaged=opened.damaged)
             tell = closing(observers(config, rank=engine.rank, first_step=first))
             tell = held.enter_context(tell)
             for damage in opened.damaged.values():
                 tell(f"{damage}: going on from the newest checkpoint that is whole, step {first}")
+            for line in told:
+                tell(line)
             tell(summarize(opened.plan, config.train.steps))
             tell(describe(config.ops, engine.device))
             tell(begun(config, engine.device, step=first, processes=world))
-            weights = None if opened.start else config.run.weights
             for change in extensions(weights, config.model) if weights else ():
                 tell(change)
-            model, optimizer = birth(config, engine, weights)
             if opened.start:
                 engine.load(opened.start[0], model, optimizer)
-            objective = open_objective(config, engine)
             training = Training(opened, engine, model, optimizer, objective, tell, stop)
             outcome = training.fit()
             if outcome.signal is None and config.scores.what:
@@ -175,7 +178,8 @@ class Training:
             self.validate(first)  # it was stopped before it could
         report = Reporter(self.config, self.opened.plan, self.engine, self.objective)
         clock = perf_counter()
-        with self._loader(first) as loader, self._profiler() as profile, closing(self.saver):
+        loader = self.opened.loader(self.engine, self.opened.plan, range(first, steps))
+        with loader, self._profiler() as profile, closing(self.saver):
             for step, batches in enumerate(loader, first + 1):
                 self.stop.doing = f"step {step}"
                 profile(step)
@@ -205,17 +209,13 @@ class Training:
         self.engine.sent()  # what a validation sent is not this step's
         started = perf_counter()
         names = self.objective.parts(index)
-        sums = torch.zeros(len(names) + 3, dtype=torch.float64, device=self.engine.device)
-        for batch in self.engine.parts(batches):
-            losses = self.objective(index, self.model, batch)
-            self.engine.backward(losses.total / targets)
-            sums[: len(names)] += losses.parts
+        sums = add_gradients(index, batches, targets, self.model, self.objective, self.engine)
         computed, sent = perf_counter(), self.engine.sent()
         if _due(index + 1, config.logging.norms_every):
             self.tell(measure(self.model, self.engine, batches, step=index + 1))
         measured = perf_counter()
-        sums[-3:] = torch.tensor([sent, self.stop.signal is not None, self.saver.failed])
-        *found, sent, stops, failures = self.engine.total(sums).tolist()
+        flags = sums.new_tensor([sent, self.stop.signal is not None, self.saver.failed])
+        *found, sent, stops, failures = self.engine.total(torch.cat([sums, flags])).tolist()
         parts = {name: total / targets for name, total in zip(names, found, strict=True)}
         loss, grad_norm = parts[names[0]], nan
         lr = learning_rate(index, steps=config.train.steps, optim=config.optim)
@@ -291,19 +291,6 @@ class Training:
         folder, engine = self.opened.folder.path / "profile", self.engine
         steps = self.config.logging.profiled
         return Profiler(steps, folder, rank=engine.rank, device=engine.device)
-
-    def _loader(self, first: int) -> Loader:
-        return Loader(
-            self.opened.store,
-            self.opened.plan,
-            first_step=first,
-            stop=self.config.train.steps,
-            accumulate=self.config.train.accumulate,
-            **asdict(self.engine.place),
-            device=self.engine.device,
-            prefetch=self.config.data.prefetch,
-            threads=self.config.data.threads,
-        )
 
 
 def _due(step: int, every: int | None) -> bool:

@@ -14,7 +14,7 @@ from lmtrain.report.read import read
 from lmtrain.settings.budget import BudgetSection
 from lmtrain.train.launch import launch
 from lmtrain.train.opening import open_run
-from lmtrain.train.spend import spent
+from lmtrain.train.spend import spent, step_flops
 
 if TYPE_CHECKING:
     from runs import Run
@@ -32,11 +32,11 @@ def test_flops_pay_for_whole_steps_and_not_for_one_more(words: list[str], curric
     cost = ModelCost.of(config.model)
     flops = [256 * cost.training_flops_per_token([opened.plan.length(n)]) for n in range(steps)]
     assert len(set(flops)) > 1
-    assert spent(config, opened.plan, steps) == pytest.approx(sum(flops), rel=1e-12)
+    assert spent(opened.plan, steps, step_flops(config)) == pytest.approx(sum(flops), rel=1e-12)
     assert sum(flops) <= 7.7e9
     more = replace(config.train, steps=steps + 1)
     longer = open_run(replace(config, train=more, budget=BudgetSection()))
-    assert spent(config, longer.plan, steps + 1) > 7.7e9
+    assert spent(longer.plan, steps + 1, step_flops(config)) > 7.7e9
 
 
 def test_a_dearer_model_gets_fewer_steps(words: list[str]) -> None:
@@ -59,7 +59,8 @@ def test_what_was_spent_is_what_the_report_counts(run: Run, words: list[str]) ->
     assert left.step == steps == left.config["train.steps"]
     assert left.config["budget.flops"] == 3e9
     counted = Progress.of(left, cost_of(left)).flops[-1]
-    assert counted == pytest.approx(spent(opened.config, opened.plan, steps), rel=1e-12)
+    paid = spent(opened.plan, steps, step_flops(opened.config))
+    assert counted == pytest.approx(paid, rel=1e-12)
     assert opened.finished  # the same command again has the same number of steps
 
 
@@ -69,9 +70,18 @@ def test_what_was_spent_is_what_the_report_counts(run: Run, words: list[str]) ->
         (["budget.tokens=100"], "budget.tokens=100 is less than one step of train.tokens_per_step"),
         (["budget.tokens=-1"], "budget.tokens=-1 must be positive and finite"),
         (["budget.flops=inf"], "budget.flops=inf must be positive and finite"),
-        (["budget.tokens=1e4", "budget.flops=1e9"], "leave one of them out"),
+        (["budget.hours=nan"], "budget.hours=nan must be positive and finite"),
+        (["budget.hours=-1"], "budget.hours=-1 must be positive and finite"),
+        (["budget.tokens=1e4", "budget.flops=1e9"], "budget.flops=1e+09 each decide"),
+        (["budget.tokens=1e4", "budget.hours=2"], "budget.hours=2 each decide the number of steps"),
         (["budget.tokens=1e4", "train.steps=7"], "train.steps=7 and budget.tokens both decide"),
+        (["budget.hours=2", "train.steps=7"], "train.steps=7 and budget.hours both decide"),
         (["budget.flops=1e9", "resume.replan=true"], "cannot foresee data.skip_steps or resume"),
+        (["budget.hours=1", "data.skip_steps=[[1,2]]"], "budget.hours=1 cannot foresee data.skip"),
+        (
+            ["budget.hours=1", "distill.teacher=there", "distill.logits_steps=1"],
+            "budget.hours=1 cannot foresee the stages of distill.teacher",
+        ),
     ],
 )
 def test_a_budget_that_is_none_is_refused(words: list[str], said: list[str], told: str) -> None:
