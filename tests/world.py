@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATIENCE_SECONDS = 1200
+IMPORTED = ["lmtrain.evaluate.evaluate", "lmtrain.train.engines.fsdp", "lmtrain.train.trainer"]
+"""What takes seconds to import: a server does it once, and forks what tests start."""
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(IMPORTED)
 
 
 def run(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
     """``work(*args)`` on each of ``world`` ranks; what every rank returns, or the first error."""
-    context = get_context("spawn")
-    results = context.Queue()
+    results = CONTEXT.Queue()
     with TemporaryDirectory() as folder:
         ranks = [
-            context.Process(target=_rank, args=(r, world, folder, results, work, args), daemon=True)
+            CONTEXT.Process(target=_rank, args=(r, world, folder, results, work, args), daemon=True)
             for r in range(world)
         ]
         for rank in ranks:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+import world
 from runs import Run
+
+from lmtrain.config import RunConfig, compose
+from lmtrain.train.opening import open_run
+from lmtrain.train.trainer import train
 
 NORMS = ("gradient_norm", "parameter_norm", "residual_rms", "added_rms", "state_rms")
 
@@ -68,6 +71,11 @@ def test_a_profile_has_the_steps_of_its_window(watched: Run) -> None:
     assert "aten::mm" in (folder / "step_00000002_rank_0.txt").read_text()
 
 
+def train_together(config: RunConfig) -> None:
+    """One of two processes."""
+    train(open_run(config), world=2, alone=False)
+
+
 @pytest.mark.parametrize(
     "shared",
     [
@@ -77,13 +85,8 @@ def test_a_profile_has_the_steps_of_its_window(watched: Run) -> None:
     ],
 )
 def test_any_number_of_processes_has_the_same_norms(shared: str, watched: Run, run: Run) -> None:
-    words = ["lmtrain", "train", *run.overrides, "logging.norms_every=3", "launch.nproc=2"]
-    subprocess.run(
-        [sys.executable, "-m", *words, *shared.split()],
-        check=True,
-        timeout=300,
-        capture_output=True,
-    )
+    config = compose([*run.overrides, "logging.norms_every=3", *shared.split()])
+    world.run(2, train_together, config)
     ours, theirs = norms(run), norms(watched)
     assert ours.keys() == theirs.keys()
     for step, found in ours.items():

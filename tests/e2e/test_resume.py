@@ -10,10 +10,13 @@ from random import SystemRandom
 from typing import TYPE_CHECKING
 
 import pytest
+from world import CONTEXT
 
 from lmtrain.train.trainer import Training
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runs import Run
 
 
@@ -26,13 +29,13 @@ def start(run: Run, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(run: Run, step: int, process: subprocess.Popen[str]) -> None:
+def wait_for(run: Run, step: int, alive: Callable[[], bool]) -> None:
     """Until the run has reported ``step``."""
     metrics = run.folder / "metrics.jsonl"
     for _ in range(6000):
         if metrics.exists() and f'"step": {step},' in metrics.read_text():
             return
-        assert process.poll() is None, process.communicate()[0]
+        assert alive(), f"it ended before step {step}"
         time.sleep(0.01)
     raise AssertionError(f"step {step} never came")
 
@@ -66,11 +69,12 @@ def test_asked_to_stop_it_saves_and_continues_bitwise(
 def test_killed_at_a_random_step_it_continues_bitwise(whole: Run, run: Run) -> None:
     random = SystemRandom()
     step = random.randrange(1, 6)  # of 8: far enough from the end for a busy machine
-    process = start(run)
-    wait_for(run, step, process)
+    process = CONTEXT.Process(target=run.train)
+    process.start()
+    wait_for(run, step, process.is_alive)
     time.sleep(random.random() * 0.05)
     process.kill()
-    process.communicate()
+    process.join()
     assert not (run.folder / "done").exists(), "it was too fast to be killed"
     assert run.train() == 0
     assert run.metrics == whole.metrics, f"killed after step {step}"
@@ -80,7 +84,7 @@ def test_killed_at_a_random_step_it_continues_bitwise(whole: Run, run: Run) -> N
 @pytest.mark.slow
 def test_a_signal_from_outside_saves_and_leaves_with_its_code(run: Run) -> None:
     process = start(run, "train.steps=100000", "checkpoint.every=null", "validation.every=null")
-    wait_for(run, 2, process)
+    wait_for(run, 2, lambda: process.poll() is None)
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, printed
