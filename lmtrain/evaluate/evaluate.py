@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from lmtrain.config import read, require
 from lmtrain.evaluate.scores import scores, task_of
 from lmtrain.evaluate.subject import restore
+from lmtrain.evaluate.tables import tables
 from lmtrain.files import write_whole
 from lmtrain.machine import machine
 from lmtrain.settings.scores import ScoreKind, unanswerable
@@ -24,8 +24,6 @@ from lmtrain.train.engines import open_engine
 if TYPE_CHECKING:
     from lmtrain.settings.evaluate import EvalConfig
     from lmtrain.settings.scores import ScoresSection
-
-DICTIONARIES = ("by_group", "by_position", "by_block")
 
 
 def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
@@ -56,7 +54,8 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
         out = Path(config.out) if config.out else above / "scores.json"
         write(out, found, checkpoint=folder, config=config, device=engine.device.type)
         for kind in what:
-            _show(console, [each for each in found if each["what"] == kind])
+            if of_kind := [each for each in found if each["what"] == kind]:
+                console.print(*tables(of_kind), sep="\n")
         console.print(f"written to {out}", markup=False, highlight=False)
     return found
 
@@ -77,20 +76,3 @@ def write(
         "scores": found,
     }
     write_whole(path, json.dumps(record, indent=1) + "\n")
-
-
-def _show(console: Console, found: list[dict[str, Any]]) -> None:
-    """A row for each record of one kind; its dictionary beside it."""
-    if not found:
-        return
-    parts = next((key for key in DICTIONARIES if key in found[0]), "")
-    names = list(dict.fromkeys(name for each in found for name in each.get(parts, {})))
-    plain = [key for key in found[0] if key != "what" and key not in DICTIONARIES]
-    names = [] if len(names) == 1 else names
-    table = Table(title=found[0]["what"])
-    for heading in (*plain, *names):
-        table.add_column(heading.replace("_", " "), justify="right")
-    for each in found:
-        cells = [*(each[key] for key in plain), *(each[parts].get(name, "") for name in names)]
-        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
-    console.print(table)
