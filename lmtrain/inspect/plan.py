@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def tell(case: Case) -> list[RenderableType]:
     """Memory, time, and a sentence on what fits."""
-    return [_memory(case), _time(case), _verdict(case)]
+    return [_memory(case), _time(case), _verdict(case), *_budget(case)]
 
 
 def _memory(case: Case) -> Table:
@@ -61,6 +61,17 @@ def _time(case: Case) -> Table:
     share = f", {flops / case.hardware.products:.0%} of its products' speed"
     rows.add_row(f"{speed:,.0f} tokens/s{share}", f"{1e3 * step.total:,.3g}", "")
     return rows
+
+
+def _budget(case: Case) -> list[str]:
+    """What is not predicted of the number of steps."""
+    hours = case.config.budget.hours
+    if hours is None:
+        return []
+    return [
+        f"budget.hours={hours:g} becomes a number of steps when the run starts, by updates that it "
+        "times then."
+    ]
 
 
 def _verdict(case: Case) -> str:

@@ -74,3 +74,9 @@ def test_a_wrong_word_is_refused_with_its_place() -> None:
 def test_a_missing_store_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.source=/no/where"):
         shown("data=store", "data.source=/no/where")
+
+
+def test_hours_are_left_to_the_start_of_the_run() -> None:
+    told = "budget.hours=2 becomes a number of steps when the run starts"
+    assert told in " ".join(shown("model=debug", "budget.hours=2").split())
+    assert "budget.hours" not in shown("model=debug", "budget.flops=1e15")
