@@ -4,6 +4,7 @@
 |---|---|
 | embedding, output head, projections into a block | normal, std ``init_std`` |
 | projections back to the residual stream | the same, divided by sqrt(residual branches) |
+| output head, projections, with a base width | the same, times `width_factors` |
 | norm weights, ``D`` | 1 (0 where the norm is zero-centred) |
 | short convolution weights; bias | uniform in ± taps^-1/2; 0 |
 | ``A_log`` | log of uniform(1, 16) |
@@ -24,6 +25,7 @@ import torch
 from lmtrain.models.layers import RMSNorm
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
+from lmtrain.models.width import width_factors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +40,7 @@ def initialize(
     model: Decoder,
     *,
     seed: int,
+    base_width: int | None = None,
     shape: Callable[[Tensor], torch.Size] = torch.Tensor.size,
     write: Callable[[Tensor, Tensor], object] = torch.Tensor.copy_,
 ) -> None:
@@ -46,14 +49,18 @@ def initialize(
     Args:
         model: materialised, and possibly sharded.
         seed: of all draws.
+        base_width: ``optim.base_width``.
         shape: of the whole parameter, of which a part may be here.
         write: puts the full values into a parameter, which may hold a part of them.
     """
     for name, parameter in model.named_parameters():
-        write(parameter, draw(model, name, shape(parameter), seed=seed))
+        values = draw(model, name, shape(parameter), seed=seed, base_width=base_width)
+        write(parameter, values)
 
 
-def draw(model: Decoder, name: str, shape: torch.Size, *, seed: int) -> Tensor:
+def draw(
+    model: Decoder, name: str, shape: torch.Size, *, seed: int, base_width: int | None = None
+) -> Tensor:
     """The first values of one parameter of ``model``, which may be on the meta device.
 
     Args:
@@ -61,9 +68,11 @@ def draw(model: Decoder, name: str, shape: torch.Size, *, seed: int) -> Tensor:
         name: of the parameter.
         shape: of the whole parameter.
         seed: of all draws.
+        base_width: ``optim.base_width``.
     """
     module = model.get_submodule(name.rpartition(".")[0])
-    return _draw(model, module, name, shape, _generator(seed, name))
+    std = model.config.init_std * width_factors(model, name, base_width).std
+    return _draw(model, module, name, shape, std, _generator(seed, name))
 
 
 def _generator(seed: int, name: str) -> Generator:
@@ -72,7 +81,12 @@ def _generator(seed: int, name: str) -> Generator:
 
 
 def _draw(
-    model: Decoder, module: nn.Module, path: str, shape: torch.Size, generator: Generator
+    model: Decoder,
+    module: nn.Module,
+    path: str,
+    shape: torch.Size,
+    std: float,
+    generator: Generator,
 ) -> Tensor:
     """The values of one parameter: the table above."""
     values = torch.empty(shape)
@@ -94,7 +108,7 @@ def _draw(
         case _, "weight":
             back = path.endswith("out_proj.weight")
             scale = 1 / math.sqrt(model.residual_branches) if back else 1.0
-            values.normal_(0.0, model.config.init_std * scale, generator=generator)
+            values.normal_(0.0, std * scale, generator=generator)
         case _:
             raise AssertionError(f"no rule initialises {path}")
     return values

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import gcd
+from typing import TYPE_CHECKING
 
-from lmtrain.settings.checks import above_zero, not_negative
+from lmtrain.models.pattern import LETTERS, parse
+from lmtrain.settings.checks import above_zero, not_negative, positive
 from lmtrain.settings.engine import Precision
+
+if TYPE_CHECKING:
+    from lmtrain.models.config import ModelConfig
 
 
 class Schedule(StrEnum):
@@ -52,6 +58,10 @@ class OptimConfig:
     Muon takes the learning rates of AdamW; original by √max(1, rows / columns)."""
     lr: float = 1e-3
     """Learning rate at the end of the warm-up."""
+    base_width: int | None = None
+    """model.d_model of the model that lr was tuned on: at another width first values and learning
+    rates follow maximal update parametrisation (muP, arXiv 2203.03466), so that the same lr suits.
+    Heads and MLP grow with d_model, the width of a head does not. Null is the standard one."""
     schedule: Schedule = Schedule.cosine
     """cosine: to the last step; wsd: constant, then linear over decay_fraction; constant."""
     warmup_steps: int = 100
@@ -89,4 +99,32 @@ class OptimConfig:
                 for key, value in betas.items()
                 if not 0 <= value < 1
             ),
+        ]
+
+    def check_width(self, model: ModelConfig) -> list[str]:
+        """What in a sound ``model`` cannot come from a model of ``base_width``."""
+        base, d_model = self.base_width, model.d_model
+        if base is None or base < 1:
+            return positive({"optim.base_width": base})
+        found: list[str] = []
+        if model.tie_embeddings:
+            found.append(
+                f"optim.base_width={base} needs an output head that learns at a rate of its own: "
+                "say model.tie_embeddings=false"
+            )
+        blocks = parse(model.pattern, model.n_layers)
+        parts = {LETTERS[letter] for block in blocks for letter in block.mixers}
+        heads = {
+            "attention": ("attention.heads", model.attention.heads),
+            "sliding_window": ("sliding_window.heads", model.sliding_window.heads),
+            "mamba2": ("mamba2.head_dim", model.mamba2.heads(d_model)),
+            "gated_deltanet": ("gated_deltanet.value_heads", model.gated_deltanet.value_heads),
+        }
+        return found + [
+            f"model.{key} makes {count} heads, which cannot have grown from "
+            f"optim.base_width={base} to model.d_model={d_model} with heads as wide as before: "
+            f"make it a multiple of {d_model // gcd(base, d_model)}, or say "
+            "optim.base_width=null"
+            for key, count in (heads[part] for part in sorted(parts))
+            if count * base % d_model
         ]

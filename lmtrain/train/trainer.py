@@ -136,7 +136,8 @@ def birth(
     bind(model, config.ops, engine.device, engine.dtype)
     engine.prepare(model)  # bind strategies, remat, shard, materialise full of NaN
     if weights is None:
-        initialize(model, seed=config.run.seed, shape=shape, write=engine.write)
+        seed, base_width = config.run.seed, config.optim.base_width
+        initialize(model, seed=seed, base_width=base_width, shape=shape, write=engine.write)
     else:
         copy_weights(model, weights, write=engine.write)
     check_initialized(model)

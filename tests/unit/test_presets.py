@@ -13,6 +13,7 @@ from lmtrain.models.decoder import Decoder
 from lmtrain.models.pattern import parse
 
 SIZES = {"20m": 20e6, "160m": 160e6, "340m": 340e6, "1b": 1e9, "3b": 3e9, "8b": 8e9}
+WIDTHS = ("width_32", "width_64", "width_128")
 # fmt: off
 # ruff: noqa: E501  one row a preset
 PARAMETERS = {  # with a vocabulary of 32,000
@@ -49,7 +50,13 @@ def test_every_shipped_preset_is_in_the_table() -> None:
     shipped = {path.stem for path in Path(config_dir(), "model").glob("*.yaml")}
     assert shipped == {*PARAMETERS, "debug"}
     sizes = {path.stem for path in Path(config_dir(), "model", "size").glob("*.yaml")}
-    assert sizes == {*SIZES, "debug"}
+    assert sizes == {*SIZES, *WIDTHS, "debug"}
+
+
+def test_the_sizes_of_the_sweep_of_widths_are_models_of_one_another() -> None:
+    for size in WIDTHS:
+        overrides = [f"model/size={size}", "optim.base_width=32"]
+        assert compose(overrides).check(world_size=1) == []
 
 
 def test_the_mamba2_hybrid_holds_the_published_shares() -> None:

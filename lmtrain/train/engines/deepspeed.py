@@ -12,6 +12,7 @@ import torch
 from lmtrain.settings.engine import Offload
 from lmtrain.train.engines.group import GroupEngine
 from lmtrain.train.invariants import check_finite, materialize
+from lmtrain.train.optim import set_learning_rate
 from lmtrain.train.tensors import Snapshot, check_stored, fill, shape
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ class DeepSpeedEngine(GroupEngine):
             FloatingPointError: the gradients are not finite; the parameters are untouched.
         """
         self._zero.clip_grad = clip or 0.0
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(optimizer, lr)
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         check_finite(norm)

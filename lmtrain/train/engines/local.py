@@ -11,6 +11,7 @@ from lmtrain.parallel.mesh import Place
 from lmtrain.parallelize import rematerialize, write
 from lmtrain.settings.engine import Device, Precision
 from lmtrain.train.invariants import check_finite, local, materialize
+from lmtrain.train.optim import set_learning_rate
 from lmtrain.train.tensors import (
     Snapshot,
     model_tensors,
@@ -94,8 +95,7 @@ class LocalEngine:
         check_finite(norm)
         if clip is not None and norm > clip:
             torch._foreach_mul_(grads, clip / norm)  # pyright: ignore[reportPrivateImportUsage]
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(optimizer, lr)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return norm
