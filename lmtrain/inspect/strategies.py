@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
 
+from lmtrain.inspect.model import size
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -50,10 +52,11 @@ def describe(choices: Iterable[Planned], sequence: int) -> Table:
         title=f"Strategies of {sequence} processes a row, forward and backward of a layer"
     )
     table.add_column("", no_wrap=True)
-    table.add_column("documents", justify="right", no_wrap=True)
-    table.add_column("strategy", no_wrap=True)
-    for heading in ("ranks", "sent", "added", "of a step"):
+    table.add_column("documents", justify="right")
+    table.add_column("strategy")
+    for heading in ("ranks", "sent", "added"):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("of a step", justify="right")
     rows = sorted(choices, key=lambda c: (c.letter, c.length))
     for _, of_letter in groupby(rows, key=lambda c: c.letter):
         for alone, run in groupby(of_letter, key=lambda c: c.choice.degree == 1):
@@ -69,5 +72,5 @@ def _cells(group: list[Planned]) -> tuple[str, ...]:
     lengths = f"{length:,}" if len(group) == 1 else f"{length:,} to {group[-1].length:,}"
     if choice.degree == 1:
         return letter, lengths, str(choice), "1", "", "", ""
-    sent, added = f"{choice.bytes.total / 2**20:,.3g} MiB", f"{1e3 * choice.seconds:,.3g} ms"
+    sent, added = size(choice.bytes.total), f"{1e3 * choice.seconds:,.3g} ms"
     return letter, lengths, str(choice), str(choice.degree), sent, added, f"{share:.1%}"
