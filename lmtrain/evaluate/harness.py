@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
     from lmtrain.settings.evaluate import EvalConfig
 
-PROSE = (
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
-)
-"""What RULER fills its rows with."""
-EXAMPLE_CHARACTERS, EXAMPLE_TOKENS = 900, 470
-"""RULER's variable tracking puts an example of so many characters before its question, which must
-fit so many tokens; the question itself has half as many characters again. It never ends where they
-do not fit."""
-RULER = re.compile(r"ruler|niah_")
+RULER = re.compile(r"ruler")
+"""Tasks that may draw forever; those called ``niah_`` say themselves what does not fit."""
+EXAMPLE_TOKENS = 500
+"""RULER's variable tracking puts an example of at most so many before its question, in steps of
+`EXAMPLE_STEP` sentences; its question has at least twice as many."""
+EXAMPLE_STEP = 5
+ANSWER_TOKENS = 30
+DRAWS = 8
+"""Its rows are random: the longest of so many is taken."""
 ROOM = 256
 """Tokens beyond the row: it counts what is generated, but not what opens the answer."""
 
@@ -90,19 +90,33 @@ def check_folder(folder: Path, *, trusted: bool) -> None:
 def check_tokenizer(folder: Path, shortest: int) -> None:
     """See that the smallest rows of RULER fit.
 
+    Its variable tracking never ends where they do not.
+
     Raises:
-        ValueError: it is missing, or takes too many tokens for English.
+        ValueError: the tokenizer is missing, or takes too many tokens for them.
     """
-    tokens = len(load_tokenizer(folder / "tokenizer.json").encode(PROSE).ids)
-    example = EXAMPLE_CHARACTERS * tokens // len(PROSE)
-    least = 5 * example // 2 + 30
-    if example > EXAMPLE_TOKENS or least > shortest:
-        remedy = "use a tokenizer of a larger vocabulary"
-        if example <= EXAMPLE_TOKENS:
-            remedy = f"choose lengths of at least {least}"
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    from lm_eval.tasks.ruler.vt_utils import generate_input_output
+
+    def tokens(sentences: int, *, example: bool) -> int:
+        """Of the longest of some rows, its answer included."""
+        rows = (generate_input_output(sentences, 1, 4, is_icl=example) for _ in range(DRAWS))
+        texts = [f"{text} {answer}" for text, answer in rows]
+        return ANSWER_TOKENS + max(len(each.ids) for each in tokenizer.encode_batch(texts))
+
+    examples = [tokens(n * EXAMPLE_STEP, example=True) for n in range(1, 7)]
+    if examples[0] > EXAMPLE_TOKENS:
         raise ValueError(
-            f"the tokenizer of {folder} takes {tokens} tokens for {len(PROSE)} characters of "
-            f"English, so that RULER's examples do not fit rows of {shortest} tokens: {remedy}"
+            f"the tokenizer of {folder} takes {examples[0]} tokens for the shortest example of "
+            f"RULER, which must fit {EXAMPLE_TOKENS}: use a tokenizer of a larger vocabulary, or "
+            "tasks called niah_"
+        )
+    example = max(each for each in examples if each <= EXAMPLE_TOKENS)
+    least = tokens(2 * EXAMPLE_STEP, example=False) + example
+    if least > shortest:
+        raise ValueError(
+            f"with the tokenizer of {folder} RULER's example and its shortest question take "
+            f"{least} tokens, more than a row of {shortest}: choose lengths of at least {least}"
         )
 
 
