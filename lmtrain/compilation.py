@@ -9,7 +9,7 @@ documents can ask for another one. Equal blocks share their graphs.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.fx import GraphModule
 
+    from lmtrain.layout import SequenceLayout
     from lmtrain.models.decoder import Decoder
 
+T = TypeVar("T")
 PASSES = 4
 """Ways in which one code is compiled for a kind of block: with gradients and without, for the rows
 of training and for others."""
@@ -65,8 +67,27 @@ def compile_blocks(model: Decoder, backend: str = "inductor") -> Compiler:
     for block in model.blocks:
         for mixer in block.mixers:  # type: ignore[union-attr]
             _exclude(mixer)
-        block.run = torch.compile(block.run, backend=compiler)  # type: ignore[arg-type]
+        block.run = _closed(torch.compile(block.run, backend=compiler))  # type: ignore[arg-type]
     return compiler
+
+
+class Closed:
+    """A layout that code of graphs hands on and does not look into.
+
+    torch before 2.12 guards every field of a frozen dataclass that a graph is given, used or not,
+    so that each number of documents would ask for a graph of its own.
+    """
+
+    def __init__(self, layout: SequenceLayout) -> None:
+        self.layout = layout
+
+
+def _closed(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x, layout: run(x, Closed(layout))
+
+
+def _open(value: Any) -> Any:
+    return value.layout if isinstance(value, Closed) else value
 
 
 def _exclude(mixer: nn.Module) -> None:
@@ -74,12 +95,21 @@ def _exclude(mixer: nn.Module) -> None:
     match mixer:
         case Attention():
             mixer.kernel = _outside(mixer.kernel)
-            mixer.angles = torch.compiler.disable(mixer.angles)  # pyright: ignore[reportAttributeAccessIssue]
+            mixer.angles = torch.compiler.disable(_opening(mixer.angles))  # pyright: ignore[reportAttributeAccessIssue]
         case Mamba2() | GatedDeltaNet():
             mixer.kernel = _outside(mixer.kernel)
             mixer.convolve = _outside(mixer.convolve)
         case _:
             raise TypeError(f"{type(mixer).__name__} cannot be compiled: say engine.compile=false")
+
+
+def _opening(call: Callable[..., T]) -> Callable[..., T]:
+    """What takes a layout, called with a closed one."""
+
+    def run(*args: Any, **named: Any) -> T:
+        return call(*map(_open, args), **{key: _open(value) for key, value in named.items()})
+
+    return run
 
 
 def _outside(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -88,8 +118,10 @@ def _outside(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     Both may follow the documents, so the result is contiguous, and a view of nothing.
     """
 
+    opening = _opening(kernel)
+
     def run(*args: Any, **named: Any) -> Tensor:
-        out = kernel(*args, **named)
+        out = opening(*args, **named)
         return (
             out.clone(memory_format=torch.contiguous_format) if out._is_view() else out.contiguous()
         )

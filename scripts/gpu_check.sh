@@ -52,7 +52,10 @@ kernels() {
 
 step() {
     local peers=true
-    "$python" -c 'import transformers' 2>/dev/null || peers=false
+    "$python" -c 'import lmtrain.extras as e; e.needed("transformers")' 2>/dev/null || {
+        echo "without models of transformers: the version that lmtrain[hf] asks for is not here"
+        peers=false
+    }
     "$python" -m lmtrain bench what=step device=cuda 'lengths=[2048,16384]' "peers=$peers" \
         "out=$out/step.json"
 }

@@ -172,7 +172,7 @@ def _on_card(case: Case, engine: LocalEngine) -> tuple[_Run, int]:
 
 def _on_host(case: Case, engine: LocalEngine) -> tuple[_Run, int]:
     """The same, from every allocation since before the birth."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as heard:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as heard:
         run = _begin(case, engine)
         run.step()
         with record_function(STEP):

@@ -52,7 +52,7 @@ class Profiler:
 
     def _start(self) -> None:
         cuda = [ProfilerActivity.CUDA] if self._device.type == "cuda" else []
-        self._profile = profile(activities=[ProfilerActivity.CPU, *cuda])
+        self._profile = profile(activities=[ProfilerActivity.CPU, *cuda], acc_events=True)
         self._profile.start()
 
     def _finish(self, profile: profile) -> None:

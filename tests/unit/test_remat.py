@@ -117,7 +117,8 @@ def test_offloaded_inputs_are_copies_and_nothing_else_is(
     for expected, actual in zip(full.grads, away.grads, strict=True):
         assert torch.equal(actual, expected)
     settings = config(word)
-    assert copied == [sum(lengths) * settings.d_model] * settings.n_layers
+    inputs = [numbers for numbers in copied if numbers]  # torch 2.11 also saves an empty tensor
+    assert inputs == [sum(lengths) * settings.d_model] * settings.n_layers
 
 
 @pytest.mark.parametrize("word", ["GWMA", "[AM]-", "a"])
