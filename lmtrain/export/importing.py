@@ -7,6 +7,7 @@ there is never run, and pickles are never read.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from math import isclose
 from pathlib import Path
@@ -41,10 +42,15 @@ FREE = {
     *("initializer_range", "attention_dropout", "chunk_size", "mamba_chunk_size"),
     *("residual_in_fp32", "intermediate_size", "num_experts_per_tok"),
     "time_step_min",  # transformers clamps by it; servers and trainers only initialise by it
-    *("layer_types", "rope_parameters", "rope_theta", "partial_rotary_factor"),  # judged in `read`
+    *("layer_types", "rope_parameters", "rope_scaling", "rope_theta"),  # judged in `read`
+    *("partial_rotary_factor", "num_key_value_heads", "head_dim", "position_embedding_type"),
+    "use_sliding_window",
     *("stack", "blocks", "auto_map"),
 }
 """Keys of a ``config.json`` that may differ from what an export would write."""
+
+UNREAD = re.compile(r"^mtp\.|rotary_emb\.inv_freq$")
+"""Names that transformers leaves out too: heads for tokens further on, tables of old versions."""
 
 PRESET = "configs/model/imported.yaml"
 """The model section, as an option of Hydra: ``--config-dir OUT/configs model=imported``."""
@@ -68,7 +74,7 @@ def import_folder(config: ImportConfig) -> Path:
     model = read_model(target, said, source)
     links = list(target.links(model))
     tensors = renamed(target, Stored.folder(source))
-    if model.tie_embeddings and "lm_head.weight" in tensors:  # a copy, which some writers keep
+    if model.tie_embeddings:  # a copy of the embedding, which some writers keep
         tensors = tensors.without("lm_head.weight")
     theirs = {name: tuple(x.shape) for name, x in entries(target, model, torch.float32).items()}
     tensors.expect(theirs, f"{source} does not fit its config.json")
@@ -163,18 +169,20 @@ def read_model(target: Target, said: Json, folder: Path) -> ModelConfig:
     Raises:
         ValueError: the configuration lacks a key, or asks for what lmtrain does not have.
     """
+    whole = {**target.defaults, **said}
     try:
-        model = target.read(said)
+        model = target.read(whole)
         configuration.require(model.check())
     except KeyError as error:
         raise ValueError(f"{folder}/config.json does not say {error}") from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder}/config.json: {error}") from error
     for key, value in target.describe(model).items():
-        if key in said and key not in FREE and not same(said[key], value):
+        if key in whole and key not in FREE and not same(whole[key], value):
+            says = "says" if key in said else "is silent, which means"
             raise ValueError(
-                f"{folder}/config.json says {key}={said[key]}: of {target.model_type}, lmtrain has "
-                f"{key}={value}"
+                f"{folder}/config.json {says} {key}={whole[key]}: of {target.model_type}, lmtrain "
+                f"has {key}={value}"
             )
     return model
 
@@ -187,7 +195,8 @@ def same(theirs: Any, ours: Any) -> bool:
 
 
 def renamed(target: Target, tensors: Stored) -> Stored:
-    """The tensors under the names of the target's table."""
+    """The tensors under the names of the target's table, without those that no model reads."""
+    tensors = tensors.without(*(name for name in tensors if UNREAD.search(name)))
     for old, new in target.renamed:
         tensors = tensors.with_prefix(old, new)
     return tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from lmtrain.export.links import (
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lmtrain.export.links import Link
+    from lmtrain.export.targets import Json
     from lmtrain.models.config import (
         AttentionConfig,
         GatedDeltaNetConfig,
@@ -54,6 +56,21 @@ def mamba2(mixer: Mamba2Config) -> Iterator[Link]:
         yield link(name, name)
     yield link("norm_weight", "norm.weight")
     yield link("out_proj.weight", "out_proj.weight")
+
+
+def check_steps(said: Json) -> None:
+    """See that step sizes of Mamba-2 are not clamped.
+
+    Raises:
+        ValueError: they are, which lmtrain does not do.
+    """
+    least, most = said.get("time_step_limit") or (0.0, inf)
+    if isinstance(most, dict):  # as transformers 5 spells infinity
+        most = float(most["__float__"])
+    if least > 0 or most != inf:
+        raise ValueError(
+            f"it keeps step sizes between {least} and {most} (time_step_limit): lmtrain does not"
+        )
 
 
 def delta_sizes(mixer: GatedDeltaNetConfig) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lmtrain.export.links import Link
@@ -31,6 +31,8 @@ class Target:
     """Every tensor of either side, once."""
     read: Callable[[Json], ModelConfig]
     """The stack behind a ``config.json``; KeyError where it lacks a key."""
+    defaults: Json = field(default_factory=dict[str, Any])
+    """What transformers takes a ``config.json`` to say where it is silent, if that decides."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Beginnings or parts of names that other writers use, and ours."""
     code: tuple[str, ...] = ()

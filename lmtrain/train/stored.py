@@ -103,9 +103,9 @@ class Stored(Mapping[str, torch.Tensor]):
             if here != there:
                 raise ValueError(f"{what}: {name} is {there}, expected {here}")
 
-    def without(self, name: str) -> Stored:
+    def without(self, *names: str) -> Stored:
         """The others."""
-        return Stored({n: held for n, held in self._pieces.items() if n != name})
+        return Stored({n: held for n, held in self._pieces.items() if n not in names})
 
     def with_prefix(self, old: str, new: str) -> Stored:
         """The same tensors, where names that begin with ``old`` begin with ``new``."""

@@ -28,7 +28,7 @@ from lmtrain.models.config import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lmtrain.export.links import Link
 
@@ -92,8 +92,9 @@ def describe_llama(config: ModelConfig) -> Json:
 
 
 def describe_mistral(config: ModelConfig) -> Json:
-    """Every block sees a window."""
-    return {**describe(config), "sliding_window": config.sliding_window.window}
+    """Every block sees a window, or none does."""
+    window = config.sliding_window.window if "W" in letters(config) else None
+    return {**describe(config), "sliding_window": window}
 
 
 def describe_qwen3(config: ModelConfig) -> Json:
@@ -139,11 +140,40 @@ def links(config: ModelConfig, *, after: bool) -> Iterator[Link]:
             yield from within("", theirs + "mlp.", parts.silent_mlp(config))
 
 
-def read(said: Json, *, qk_norm: bool, after: bool) -> ModelConfig:
-    """Every block attention, with its MLP."""
+def window_of(said: Json) -> int | None:
+    """Of the layers that have one; only Qwen3 can turn it off."""
+    return said.get("sliding_window") if said.get("use_sliding_window", True) else None
+
+
+def llama_layers(said: Json) -> list[str]:
+    """Full attention everywhere."""
+    return [LAYER_TYPES["A"]] * said["num_hidden_layers"]
+
+
+def mistral_layers(said: Json) -> list[str]:
+    """Windows everywhere, unless there is none."""
+    letter = "A" if window_of(said) is None else "W"
+    return [LAYER_TYPES[letter]] * said["num_hidden_layers"]
+
+
+def qwen3_layers(said: Json) -> list[str]:
+    """What is said, or windows from a layer on."""
+    if said.get("layer_types") is not None:
+        return said["layer_types"]
     n = said["num_hidden_layers"]
-    window = said.get("sliding_window") if said.get("use_sliding_window", True) else None
-    kinds = said.get("layer_types") or [LAYER_TYPES["W" if window else "A"]] * n
+    first = n if window_of(said) is None else min(n, said["max_window_layers"])
+    return [LAYER_TYPES["A"]] * first + [LAYER_TYPES["W"]] * (n - first)
+
+
+def olmo3_layers(said: Json) -> list[str]:
+    """What is said."""
+    return said["layer_types"]
+
+
+def read(
+    said: Json, *, layers: Callable[[Json], list[str]], qk_norm: bool, after: bool
+) -> ModelConfig:
+    """Every block attention, with its MLP."""
     heads = said["num_attention_heads"]
     common = {
         "heads": heads,
@@ -154,6 +184,9 @@ def read(said: Json, *, qk_norm: bool, after: bool) -> ModelConfig:
         "qk_norm_joint": after,
     }
     full, windows = by_kind(said) if after else [positions(said)] * 2
+    kinds, window = layers(said), window_of(said)
+    if window is None and LAYER_TYPES["W"] in kinds:
+        raise ValueError("it has layers of windows, and sliding_window does not say how wide")
     return stack(
         {**said, "layer_types": kinds},
         KINDS,
@@ -180,7 +213,8 @@ LLAMA = Target(
     blockers=partial(blockers, allowed="A", qk_norm=False, after=False),
     describe=describe_llama,
     links=partial(links, after=False),
-    read=partial(read, qk_norm=False, after=False),
+    read=partial(read, layers=llama_layers, qk_norm=False, after=False),
+    defaults={"rope_theta": 1e4},
 )
 MISTRAL = Target(
     model_type="mistral",
@@ -189,7 +223,8 @@ MISTRAL = Target(
     blockers=partial(blockers, allowed="W", qk_norm=False, after=False),
     describe=describe_mistral,
     links=partial(links, after=False),
-    read=partial(read, qk_norm=False, after=False),
+    read=partial(read, layers=mistral_layers, qk_norm=False, after=False),
+    defaults={"rope_theta": 1e4, "sliding_window": 4096, "num_key_value_heads": 8},
 )
 QWEN3 = Target(
     model_type="qwen3",
@@ -198,7 +233,11 @@ QWEN3 = Target(
     blockers=partial(blockers, allowed="AW", qk_norm=True, after=False),
     describe=describe_qwen3,
     links=partial(links, after=False),
-    read=partial(read, qk_norm=True, after=False),
+    read=partial(read, layers=qwen3_layers, qk_norm=True, after=False),
+    defaults={
+        **{"rope_theta": 1e4, "head_dim": 128, "num_key_value_heads": 32},
+        **{"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28},
+    },
 )
 OLMO3 = Target(
     model_type="olmo3",
@@ -207,5 +246,6 @@ OLMO3 = Target(
     blockers=partial(blockers, allowed="AW", qk_norm=True, after=True),
     describe=describe_olmo3,
     links=partial(links, after=True),
-    read=partial(read, qk_norm=True, after=True),
+    read=partial(read, layers=olmo3_layers, qk_norm=True, after=True),
+    defaults={"rope_theta": 5e5, "sliding_window": 4096},
 )

@@ -104,6 +104,7 @@ def links(config: ModelConfig) -> Iterator[Link]:
 
 def read(said: Json) -> ModelConfig:
     """A model without experts and multipliers; `describe` is compared with the rest."""
+    parts.check_steps(said)
     d, heads = said["hidden_size"], said["num_attention_heads"]
     rope = said.get("position_embedding_type") == "rope"
     width = said.get("mamba_d_head", "auto")
@@ -117,7 +118,7 @@ def read(said: Json) -> ModelConfig:
             kv_heads=said.get("num_key_value_heads") or heads,
             head_dim=d // heads,
             rope=rope,
-            **positions({"rope_theta": 10_000.0, **said}),
+            **positions(said),
             qk_norm=False,
         ),
         mamba2=Mamba2Config(
@@ -140,4 +141,9 @@ GRANITE = Target(
     describe=describe,
     links=links,
     read=read,
+    defaults={
+        **{"embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0},
+        **{"attention_multiplier": 1.0, "num_local_experts": 8, "rope_theta": 1e4},
+        "mamba_n_heads": 128,
+    },
 )

@@ -61,6 +61,7 @@ def links(config: ModelConfig) -> Iterator[Link]:
 
 def read(said: Json) -> ModelConfig:
     """Blocks without MLP."""
+    parts.check_steps(said)
     return ModelConfig(
         d_model=said["hidden_size"],
         n_layers=said["num_hidden_layers"],
@@ -88,4 +89,5 @@ MAMBA2 = Target(
     describe=describe,
     links=links,
     read=read,
+    defaults={"num_heads": 128},
 )

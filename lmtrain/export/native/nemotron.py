@@ -120,6 +120,7 @@ def links(config: ModelConfig) -> Iterator[Link]:
 
 def read(said: Json) -> ModelConfig:
     """A block for each of its layers."""
+    parts.check_steps(said)
     kinds = said.get("layers_block_type") or list(said["hybrid_override_pattern"])
     for kind in kinds:
         if kind not in KINDS:

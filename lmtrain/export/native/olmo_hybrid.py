@@ -108,7 +108,7 @@ def gated_deltanet(g: GatedDeltaNetConfig) -> Iterator[Link]:
 def read(said: Json) -> ModelConfig:
     """Its norms are plain, its attention without gate."""
     heads = said["num_attention_heads"]
-    rope = (said.get("rope_parameters") or {}).get("rope_theta") is not None
+    rope = (said.get("rope_parameters") or {}).get("rope_theta", 1e4) is not None
     return stack(
         said,
         KINDS,
@@ -122,8 +122,8 @@ def read(said: Json) -> ModelConfig:
             norm_after=True,
         ),
         gated_deltanet=read_deltanet(
-            {"linear_conv_kernel_dim": 4, **said},
-            beta_scale=2.0 if said.get("linear_allow_neg_eigval", True) else 1.0,
+            said,
+            beta_scale=2.0 if said["linear_allow_neg_eigval"] else 1.0,
         ),
         mlp=MlpConfig(hidden=said["intermediate_size"]),
     )
@@ -137,4 +137,5 @@ OLMO_HYBRID = Target(
     describe=describe,
     links=links,
     read=read,
+    defaults={"rope_theta": 1e4, "linear_conv_kernel_dim": 4, "linear_allow_neg_eigval": True},
 )

@@ -151,7 +151,7 @@ def read(said: Json) -> ModelConfig:
             heads=said["num_attention_heads"],
             kv_heads=said["num_key_value_heads"],
             head_dim=said["head_dim"],
-            **positions({"partial_rotary_factor": 0.25, **said}),
+            **positions(said),
             output_gate=True,
         ),
         gated_deltanet=read_deltanet(said),
@@ -180,4 +180,5 @@ QWEN3_5 = Target(
     describe=describe,
     links=links,
     read=read,
+    defaults={"partial_rotary_factor": 0.25, "rope_theta": 1e4},
 )

@@ -1,0 +1,160 @@
+"""Folders of published models: what their ``config.json`` says is what is computed, or refused."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from asking import stored
+from cases import weights
+from published import GRANITE, LLAMA, LLAMA_3, MAMBA2, MISTRAL, NEMOTRON, QWEN3, QWEN3_5, READ
+
+from lmtrain.data.tokenize import bytes_tokenizer
+from lmtrain.export.export import export
+from lmtrain.export.importing import TARGETS, import_folder, read_model
+from lmtrain.export.trained import Trained
+from lmtrain.export.verify import logits
+from lmtrain.export.weights import entries, plan, write_weights
+from lmtrain.settings.export import ExportConfig, Home, ImportConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lmtrain.models.config import ModelConfig
+
+TOKENS = torch.randint(257, (100,), generator=torch.Generator().manual_seed(1))
+OTHER_HOMES = {"Mistral 7B v0.3": "llama"}
+"""Where a stack goes that two architectures compute."""
+
+
+def understood(said: dict[str, Any], folder: Path) -> ModelConfig:
+    return read_model(TARGETS[said["model_type"]], said, folder)
+
+
+def published(folder: Path, said: dict[str, Any]) -> ModelConfig:
+    """A folder of this ``config.json``, with hard weights; and what lmtrain takes it for."""
+    folder.mkdir()
+    target, model = TARGETS[said["model_type"]], understood(said, folder)
+    files = plan(entries(target, model, torch.float32), 10**9)
+    drawn = weights(model).__getitem__
+    write_weights(folder, files, target.links(model), drawn, torch.float32)
+    (folder / "config.json").write_text(json.dumps(said))
+    bytes_tokenizer().save(str(folder / "tokenizer.json"))
+    return model
+
+
+@torch.no_grad()
+def asked(folder: Path) -> torch.Tensor:
+    """The logits of transformers, in this process."""
+    transformers = pytest.importorskip("transformers")
+    loaded, told = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
+    assert not any(told.values()), told
+    return loaded.eval()(input_ids=TOKENS[None], use_cache=False).logits[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READ)
+def test_a_published_model_computes_here_what_it_does_there(name: str, tmp_path: Path) -> None:
+    """Under its own ``config.json``, and under the one that goes out again."""
+    source = tmp_path / "source"
+    model = published(source, READ[name])
+    theirs = asked(source)
+    back = import_folder(ImportConfig(folder=str(source), out=str(tmp_path / "back")))
+    trained = Trained.open(back)
+    assert trained.run.model == model
+    ours = logits(model, TOKENS, trained.tensors.__getitem__)
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+    how = ExportConfig(checkpoint=str(back), out=str(tmp_path / "again"), target=Home.native)
+    how.verify = False
+    again = export(how)
+    assert again
+    kind = json.loads((again / "config.json").read_text())["model_type"]
+    assert kind == OTHER_HOMES.get(name, READ[name]["model_type"])
+    here, there = stored(again), stored(source)
+    assert here.keys() == there.keys()
+    assert all(torch.equal(here[each], there[each]) for each in there)
+    assert (asked(again) - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", READ)
+def test_a_published_model_goes_out_again_with_its_proof(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    published(tmp_path / "source", READ[name])
+    back = import_folder(ImportConfig(folder=str(tmp_path / "source"), out=str(tmp_path / "back")))
+    assert export(ExportConfig(checkpoint=str(back), out=str(tmp_path / "again")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READ)
+def test_silence_means_what_it_means_to_transformers(name: str, tmp_path: Path) -> None:
+    """Each key left out in turn: the same stack as theirs with every default, or a refusal."""
+    transformers = pytest.importorskip("transformers")
+    refused, followed = [], []
+    for key in READ[name].keys() - {"model_type", "vocab_size"}:
+        said = {k: v for k, v in READ[name].items() if k != key}
+        try:
+            found = understood(said, tmp_path)
+        except ValueError:
+            refused.append(key)
+            continue
+        (tmp_path / "config.json").write_text(json.dumps(said))
+        whole = transformers.AutoConfig.from_pretrained(tmp_path).to_dict()
+        assert found == understood(whole, tmp_path), key
+        followed.append(key)
+    assert followed
+    assert not {"rope_scaling", "tie_word_embeddings", "attention_bias"} & set(refused)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (GRANITE, "says attention_multiplier=0.015625: of granitemoehybrid, lmtrain has"),
+        ({k: v for k, v in GRANITE.items() if k != "attention_multiplier"}, "is silent, which"),
+        (QWEN3_5, "rotary positions are default over 0.25 of a head"),
+        ({**NEMOTRON, "hybrid_override_pattern": "M-ME-"}, "a layer of kind E"),
+        ({**NEMOTRON, "mamba_num_heads": 5}, "says mamba_num_heads=5"),
+        ({**NEMOTRON, "use_bias": True}, "says use_bias=True: of nemotron_h"),
+        ({**MAMBA2, "time_step_limit": [0.001, 0.1]}, "step sizes between 0.001 and 0.1"),
+        ({**MISTRAL, "hidden_act": "gelu"}, "says hidden_act=gelu"),
+        ({**LLAMA, "mlp_bias": True}, "says mlp_bias=True"),
+        ({**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "positions are dynamic"),
+        (
+            {**LLAMA, "rope_scaling": {**LLAMA_3["rope_scaling"], "low_freq_factor": 8.0}},
+            "low_freq_factor = 8.0 with high_freq_factor=4.0",
+        ),
+        ({**QWEN3, "use_sliding_window": True, "sliding_window": 8, "layer_types": [""]}, "''"),
+    ],
+)
+def test_what_lmtrain_does_not_compute_is_refused(
+    said: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        understood(said, tmp_path)
+
+
+def test_windows_of_qwen3_begin_where_it_says(tmp_path: Path) -> None:
+    said = {**QWEN3, "use_sliding_window": True, "sliding_window": 8, "num_hidden_layers": 4}
+    assert understood(said, tmp_path).pattern == "AAWW"
+    assert understood({**said, "max_window_layers": 4}, tmp_path).pattern == "A"
+    assert understood({**said, "use_sliding_window": False}, tmp_path).pattern == "A"
+
+
+def test_tensors_that_no_model_reads_are_left_out(tmp_path: Path) -> None:
+    """Tables of positions of old checkpoints; heads that predict tokens further on."""
+    from safetensors.torch import load_file, save_file
+
+    source = tmp_path / "source"
+    model = published(source, LLAMA)
+    tensors = load_file(source / "model.safetensors")
+    more = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "mtp.fc.weight": torch.ones(2, 2),
+    }
+    save_file(tensors | more, source / "model.safetensors")
+    back = import_folder(ImportConfig(folder=str(source), out=str(tmp_path / "back")))
+    assert Trained.open(back).run.model == model
