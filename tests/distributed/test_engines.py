@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 SHARED = "parallel.sequence=2"
+WIDER = ["model.tie_embeddings=false", "optim.base_width=16"]
 ZERO = [["engine.kind=deepspeed", f"engine.zero={stage}"] for stage in (1, 2, 3)]
 TORCH = [
     [],
@@ -84,6 +85,12 @@ def check_bitwise(seen: list[Seen]) -> None:
 
 
 @pytest.fixture(scope="module")
+def wider_alone(overrides: list[str]) -> Seen:
+    """One process, whose parameters learn at several rates."""
+    return follow([Leg([*overrides, *WIDER])])[0]
+
+
+@pytest.fixture(scope="module")
 def with_torch(overrides: list[str], folder: Path) -> dict[str, list[Seen]]:
     muon = [*overrides, "optim.kind=muon"]
     bf16 = [*overrides, "engine.precision=bf16", "model.tie_embeddings=false"]
@@ -97,6 +104,7 @@ def with_torch(overrides: list[str], folder: Path) -> dict[str, list[Seen]]:
             "discarding": [leg._replace(discard=1) for leg in shared],
             "refusing": [leg._replace(broken=1) for leg in shared],
             "gathered": [Leg(bf16), Leg(narrow), Leg([*narrow, *again])],
+            "wider": legs([*overrides, *WIDER], [[], ["engine.kind=ddp"]]),
             "muon": legs(exact, [[], ["engine.replicas=2"], ["engine.kind=ddp"], [SHARED]]),
             "muon resumed": there_and_back(muon, folder / "muon"),
         }
@@ -104,9 +112,10 @@ def with_torch(overrides: list[str], folder: Path) -> dict[str, list[Seen]]:
 
 
 def test_torch_engines_train_like_one_process(
-    with_torch: dict[str, list[Seen]], alone: Seen
+    with_torch: dict[str, list[Seen]], alone: Seen, wider_alone: Seen
 ) -> None:
     check_like(with_torch["engines"], alone)
+    check_like(with_torch["wider"], wider_alone)
     check_like(with_torch["discarding"], alone)
     check_like(with_torch["refusing"], alone)
 
@@ -133,6 +142,7 @@ def with_zero(overrides: list[str], folder: Path) -> dict[str, list[Seen]]:
         {
             "engines": legs(overrides, [*ZERO, DEEPSPEED[4], *DEEPSPEED[6:]]),
             "shared": legs(overrides, [[*zero, SHARED] for zero in ZERO]),
+            "wider": legs([*overrides, *WIDER], ZERO[::2]),
             "refusing": [leg._replace(broken=1) for leg in legs(overrides, DEEPSPEED[6:])],
             "changing": [
                 Leg(overrides, 0, 2, save=a),
@@ -146,8 +156,9 @@ def with_zero(overrides: list[str], folder: Path) -> dict[str, list[Seen]]:
 
 @needs_deepspeed
 def test_every_stage_of_zero_trains_like_one_process(
-    with_zero: dict[str, list[Seen]], alone: Seen
+    with_zero: dict[str, list[Seen]], alone: Seen, wider_alone: Seen
 ) -> None:
+    check_like(with_zero["wider"], wider_alone)
     check_like(
         [seen for name in ("engines", "shared", "refusing") for seen in with_zero[name]], alone
     )
