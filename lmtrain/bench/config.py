@@ -37,6 +37,13 @@ class BenchDevice(StrEnum):
     cuda = "cuda"
 
 
+class Floor(StrEnum):
+    """Parts of our model that no implementation of it can leave out."""
+
+    products = "products alone"
+    attention = "products and attention"
+
+
 DATA_ROW = 65_536
 """Tokens of a step of what=data."""
 
@@ -58,7 +65,8 @@ class BenchConfig:
     """Document lengths to measure at; step, backends: every step has the tokens of the longest; sp:
     a row is one document; curriculum: the longest lengths, which divide each other."""
     peers: bool = True
-    """Measure others too: models of transformers (step); tokenizers, datasets, torch's DataLoader
+    """Measure others too: models of transformers, and the floor, which is the products of our
+    linear layers alone, and with softmax attention (step); tokenizers, datasets, torch's DataLoader
     and OLMo-core, as far as they are installed (data)."""
     remat: bool = False
     """Let our blocks keep only their inputs, and compute the rest again in the backward pass

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from lmtrain.bench.config import BenchConfig, BenchDevice, BenchKind
+from lmtrain.bench.config import BenchConfig, BenchDevice, BenchKind, Floor
+from lmtrain.bench.floor import Products
 from lmtrain.compilation import compile_blocks
 from lmtrain.config import config_dir, read
 from lmtrain.layout import SequenceLayout
@@ -69,6 +70,7 @@ def builders(bench: BenchConfig) -> dict[str, Callable[[], Contender]]:
         f"lmtrain {bench.pattern}": ours,
         "transformers Llama": lambda: _peer(_llama(), bf16=on_gpu),
         "transformers Qwen3-Next": lambda: _peer(_qwen3_next(), bf16=on_gpu),
+        **{floor.value: partial(_floor, bench, floor) for floor in Floor},
     }
 
 
@@ -143,6 +145,19 @@ def _lmtrain(
         return model(inputs, layout, targets).total / targets.numel()
 
     return Contender(model, loss, ModelCost.of(config))
+
+
+def _floor(bench: BenchConfig, floor: Floor) -> Contender:
+    model = Decoder(compared_model(bench))
+    dtype = torch.bfloat16 if bench.device is BenchDevice.cuda else torch.float32
+    bind(model, bench.ops, torch.device(bench.device), dtype)
+    attention = floor is Floor.attention
+    products = Products(model, max(bench.lengths), dtype, attention=attention)
+
+    def loss(tokens: Tensor) -> Tensor:
+        return products([tokens.shape[1] - 1] * tokens.shape[0])
+
+    return Contender(products, loss)
 
 
 def _llama() -> PreTrainedModel:

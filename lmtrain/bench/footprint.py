@@ -30,8 +30,8 @@ from lmtrain.inspect.memory import busiest
 from lmtrain.inspect.time import step_time
 from lmtrain.layout import SequenceLayout
 from lmtrain.settings.engine import Remat
+from lmtrain.train.birth import birth
 from lmtrain.train.engines import LocalEngine
-from lmtrain.train.trainer import birth
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from rich.console import Console
 from rich.table import Table
 
-from lmtrain.bench.config import BenchConfig, BenchDevice
+from lmtrain.bench.config import BenchConfig, BenchDevice, Floor
 from lmtrain.bench.memory import memory_meter
 from lmtrain.bench.record import write_record
 from lmtrain.config import require
@@ -55,6 +55,11 @@ class Measurement:
         """Speed of the median step."""
         return self.tokens / statistics.median(self.seconds)
 
+    @property
+    def is_floor(self) -> bool:
+        """Whether it is a part of ours, and no peer."""
+        return self.contender in list(Floor)
+
 
 def bench(config: BenchConfig) -> list[Measurement]:
     """Measure, print a table, and write ``config.out`` when it is set.
@@ -74,6 +79,8 @@ def bench(config: BenchConfig) -> list[Measurement]:
         for length in config.lengths:
             measurements += _at(length, [n for n in names if n not in failures], config, failures)
     console.print(_table(measurements, config))
+    for line in headroom(measurements):
+        console.print(line, highlight=False, soft_wrap=True)
     for reason in failures.values():
         console.print(f"not measured, {reason}", highlight=False, soft_wrap=True)
     write_record(config, [asdict(m) for m in measurements], list(failures.values()))
@@ -222,7 +229,8 @@ def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
         rows = [m for m in measurements if m.length == length]
         for row in rows:
             ours = row is rows[0]
-            found = "" if ours else _ratio(rows[0].cpu_seconds, row.cpu_seconds)
+            compared = _share if row.is_floor else _ratio
+            found = "" if ours else compared(rows[0].cpu_seconds, row.cpu_seconds)
             if config.device is not BenchDevice.cpu:
                 found = "" if row.mfu is None else f"{row.mfu:.1%}"
             table.add_row(
@@ -230,7 +238,7 @@ def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
                 f"{row.parameters / 1e6:.2f} M",
                 str(length),
                 f"{row.tokens_per_second:,.0f}",
-                "" if ours else _ratio(rows[0].seconds, row.seconds),
+                "" if ours else compared(rows[0].seconds, row.seconds),
                 f"{row.memory / MEBI:,.0f} MiB",
                 found,
             )
@@ -241,3 +249,24 @@ def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
 def _ratio(ours: list[float], theirs: list[float]) -> str:
     """How many times as fast the median step of ours is."""
     return f"{statistics.median(theirs) / statistics.median(ours):.2f} ×"
+
+
+def _share(ours: list[float], floor: list[float]) -> str:
+    """How much of its speed ours has."""
+    return f"{statistics.median(floor) / statistics.median(ours):.0%} of it"
+
+
+def headroom(measurements: list[Measurement]) -> list[str]:
+    """How many times as fast as each peer a step would be that only did a floor, a line each."""
+    lines: list[str] = []
+    for floor in (m for m in measurements if m.is_floor):
+        ours, *others = (m for m in measurements if m.length == floor.length)
+        ratios = [
+            f"{_ratio(floor.seconds, peer.seconds)} {peer.contender} "
+            f"(ours is {_ratio(ours.seconds, peer.seconds)})"
+            for peer in others
+            if not peer.is_floor
+        ]
+        if ratios:
+            lines.append(f"{floor.contender} at {floor.length}: {', '.join(ratios)}")
+    return lines

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from lmtrain.bench.config import BenchConfig, BenchKind
-from lmtrain.bench.contenders import builders
-from lmtrain.bench.step import bench
+from lmtrain.bench.config import BenchConfig, BenchKind, Floor
+from lmtrain.bench.contenders import builders, compared_model
+from lmtrain.bench.step import Measurement, bench, headroom
+from lmtrain.models.accounting import TRAINING, ModelCost
 from lmtrain.ops.config import Backend
 
 if TYPE_CHECKING:
@@ -22,7 +25,8 @@ pytest.importorskip("transformers")
 
 def test_contenders_have_one_size_and_learn_the_same_targets() -> None:
     tokens = torch.randint(4096, (2, 17))
-    contenders = [build() for build in builders(BenchConfig()).values()]
+    config = BenchConfig(peers=True)
+    contenders = [build() for name, build in builders(config).items() if name not in list(Floor)]
     ours = contenders[0].parameters
     for contender in contenders:
         assert abs(contender.parameters / ours - 1) < 0.005
@@ -32,22 +36,70 @@ def test_contenders_have_one_size_and_learn_the_same_targets() -> None:
         assert all(p.grad is not None for p in contender.model.parameters())
 
 
+@pytest.mark.parametrize("pattern", ["A", "GGGA", "MAW-"])
+def test_the_floor_has_the_flops_of_every_product_and_no_other(pattern: str) -> None:
+    """Against the accounting, which also counts convolutions and recurrences as a token costs."""
+    config = BenchConfig(pattern=pattern, lengths=[32])
+    model, tokens = compared_model(config), torch.randint(4096, (2, 17))
+    counted = dict[Floor, int]()
+    for floor in Floor:
+        contender = builders(config)[floor]()
+        # attention by plain products, the hidden half too: others are not counted on a CPU
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            contender.loss(tokens).backward()
+        counted[floor] = counter.get_total_flops()
+        assert all(p.grad is not None for p in contender.model.parameters())
+    cost = ModelCost.of(model)
+    letters = [letter for spec, _ in cost.blocks for letter in spec.mixers]
+    g, m = model.gated_deltanet, model.mamba2
+    inner, states = m.expand * model.d_model, g.value_heads * g.value_dim * g.key_dim
+    beside = {
+        "G": (2 * g.key_heads * g.key_dim + g.value_heads * g.value_dim) * g.conv_width
+        + 4 * states,
+        "M": (inner + 2 * m.groups * m.state_dim) * m.conv_width + 3 * inner * m.state_dim,
+    }
+    products = cost.total.flops - 2 * sum(beside.get(letter, 0) for letter in letters)
+    assert counted[Floor.products] == TRAINING * 32 * products
+    pairs = letters.count("A") * 2 * 16**2 * 4 * model.attention.heads * 64
+    pairs += letters.count("W") * 2 * 16**2 * 4 * model.d_model  # whatever its heads
+    assert counted[Floor.attention] - counted[Floor.products] == TRAINING * pairs
+
+
+def test_a_floor_is_no_peer() -> None:
+    def took(name: str, seconds: float) -> Measurement:
+        return Measurement(name, 1, 64, 64, [seconds], [seconds], 0)
+
+    ours, peer, floor = took("lmtrain A", 3.0), took("a peer", 4.0), took(Floor.products, 2.0)
+    assert headroom([ours, peer]) == []
+    assert headroom([ours, peer, floor]) == ["products alone at 64: 2.00 × a peer (ours is 1.33 ×)"]
+
+
 @pytest.mark.slow
 def test_a_measurement_is_printed_and_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "step.json"
     measurements = bench(BenchConfig(lengths=[32], repeats=2, threads=1, out=str(out)))
-    assert [m.length for m in measurements] == [32] * 3
+    assert [m.length for m in measurements] == [32] * 5
     assert all(len(m.seconds) == 2 and m.memory > 0 for m in measurements)
     record = json.loads(out.read_text())
-    assert [result["tokens"] for result in record["results"]] == [32] * 3
+    assert [result["tokens"] for result in record["results"]] == [32] * 5
     assert {"cpu", "cores", "torch", "transformers"} <= record["machine"].keys()
-    assert "Qwen3-Next" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.count("Qwen3-Next (ours is") == told.count("% of it") // 2 == len(Floor)
 
 
-@pytest.mark.slow
-def test_backends_compute_one_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_backends_compute_one_model() -> None:
+    chosen = [Backend.torch, Backend.reference]
+    config = BenchConfig(what=BenchKind.backends, pattern="MGG", lengths=[16], backends=chosen)
+    ours, other = (build() for build in builders(config).values())
+    tokens = torch.randint(ours.model.config.vocab_size, (2, 17))  # type: ignore[arg-type, union-attr]
+    torch.testing.assert_close(ours.loss(tokens), other.loss(tokens))
+    assert ours.parameters == other.parameters
+
+
+@pytest.mark.long
+def test_backends_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "backends.json"
     keys = {"lengths": [16], "repeats": 1, "warm_up": 0, "threads": 1, "out": str(out)}
     chosen = [Backend.torch, Backend.reference]
