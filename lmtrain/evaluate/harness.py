@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
@@ -100,8 +101,11 @@ def check_tokenizer(folder: Path, shortest: int) -> None:
 
     def tokens(sentences: int, *, example: bool) -> int:
         """Of the longest of some rows, its answer included."""
-        rows = (generate_input_output(sentences, 1, 4, is_icl=example) for _ in range(DRAWS))
-        texts = [f"{text} {answer}" for text, answer in rows]
+        texts: list[str] = []
+        while len(texts) < DRAWS:
+            with suppress(IndexError):  # two of its random names were equal: it draws again too
+                text, answer = generate_input_output(sentences, 1, 4, is_icl=example)
+                texts.append(f"{text} {answer}")
         return ANSWER_TOKENS + max(len(each.ids) for each in tokenizer.encode_batch(texts))
 
     examples = [tokens(n * EXAMPLE_STEP, example=True) for n in range(1, 7)]
