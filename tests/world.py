@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import traceback
 from contextlib import suppress
 from queue import Empty
@@ -40,6 +41,33 @@ def run(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
     errors = [value for ok, value in found.values() if not ok]
     assert not errors, "\n".join(errors)
     return [found[rank][1] for rank in range(world)]
+
+
+def torchrun(size: int, work: Callable[..., Any], *args: Any) -> None:
+    """``work(*args)`` in processes that stand where torchrun would put them; none may fail."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    sizes = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    ranks = [
+        CONTEXT.Process(
+            target=_placed,
+            args=({**where, **sizes, "RANK": str(r), "LOCAL_RANK": str(r)}, work, args),
+            daemon=True,
+        )
+        for r in range(size)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(PATIENCE_SECONDS)
+    assert [rank.exitcode for rank in ranks] == [0] * size
+
+
+def _placed(environment: dict[str, str], work: Callable[..., Any], args: Any) -> None:
+    os.environ.update(environment)
+    work(*args)
 
 
 def _next_result(ranks: list[Any], results: Any) -> tuple[int, tuple[bool, Any]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from world import torchrun
 
 from lmtrain.bench.rows import Contender, bench_rows
 from lmtrain.config import BenchConfig
@@ -32,18 +31,14 @@ def test_it_needs_several_processes_and_known_names() -> None:
 @pytest.mark.slow
 def test_every_stack_is_measured(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m"]
-    stacks = "stacks=['A A=ring','G G=serial','GWMA G=zeco']"
-    keys = ["what=rows", stacks, "lengths=[256]", "repeats=1", "warm_up=0", f"out={out}"]
-    done = subprocess.run(
-        [*torchrun, "lmtrain", "bench", *keys, "threads=1"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    stacks = ["A A=ring", "G G=serial", "GWMA G=zeco"]
+    once = {"threads": 1, "warm_up": 0, "repeats": 1}
+    config = BenchConfig(what="rows", stacks=stacks, lengths=[256], out=str(out), **once)  # type: ignore[arg-type]
+    torchrun(2, bench_rows, config)
     record = json.loads(out.read_text())
-    assert record["command"].startswith("torchrun --nproc-per-node=2 -m lmtrain bench what=rows ")
+    assert record["command"].startswith("torchrun --nproc-per-node=2 -m lmtrain bench what=rows")
     assert record["config"]["lengths"] == [256]
     found = {m["stack"]: m for m in record["results"]}
-    assert list(found) == ["A A=ring", "G G=serial", "GWMA G=zeco"]
+    assert list(found) == stacks
     assert found["G G=serial"]["chosen"] == {"G": "serial"}
     assert all(m["sent"] > 0 and m["seconds"][0] > 0 for m in found.values())

@@ -1,14 +1,12 @@
-"""The benchmarks of several processes: the fit, the cases, and a run of each under torchrun."""
+"""The benchmarks of several processes: the fit, the cases, and a run of each by two processes."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from world import torchrun
 
 from lmtrain.bench.config import BenchConfig, BenchKind
 from lmtrain.bench.links import FASTEST, Call, bench_links, fit
@@ -66,30 +64,19 @@ def test_a_wrong_value_is_refused_before_processes_meet(
         bench(config)
 
 
-def torchrun(*overrides: str) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "lmtrain"]
-    done = subprocess.run(
-        [*command, "bench", "threads=1", "warm_up=0", "repeats=1", *overrides],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_every_strategy_sends_the_bytes_of_its_formula(tmp_path: Path) -> None:
     links, out = tmp_path / "links.json", tmp_path / "sp.json"
-    text = torchrun("what=links", "sizes=[64,65536]", f"out={links}")
-    assert "all_to_all" in text
+    once = {"threads": 1, "warm_up": 0, "repeats": 1}
+    measured_links = BenchConfig(what=LINKS, sizes=[64, 65536], out=str(links), **once)  # type: ignore[arg-type]
+    torchrun(2, bench_links, measured_links)
     assert read_links(links)[0].inside is not None
     record = json.loads(links.read_text())["record"]
     assert record["command"].startswith("torchrun --nproc-per-node=2 -m lmtrain bench ")
     assert {call["operation"] for call in record["results"]} >= {"message", "all_to_all"}
 
-    torchrun("what=sp", "lengths=[132]", "window=40", f"out={out}", f"links={links}")
+    shared = {"lengths": [132], "window": 40, "out": str(out), "links": str(links)}
+    torchrun(2, bench_strategies, BenchConfig(what=SP, **shared, **once))  # type: ignore[arg-type]
     records = json.loads(out.read_text())["results"]
     measured = {(m["letter"], m["strategy"].split()[0]) for m in records if m["degree"] == 2}
     assert {letter for letter, _ in measured} == set("AWMG")
