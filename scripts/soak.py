@@ -31,10 +31,10 @@ from safetensors import safe_open
 from lmtrain.config import PrepareConfig, compose
 from lmtrain.data.prepare import prepare
 from lmtrain.train import checkpoint, manifest
+from lmtrain.train.birth import birth
 from lmtrain.train.engines import open_engine
 from lmtrain.train.launch import launch
 from lmtrain.train.saver import Saver
-from lmtrain.train.trainer import birth
 
 if TYPE_CHECKING:
     from lmtrain.config import RunConfig

@@ -12,9 +12,9 @@ import torch.distributed as dist
 
 from lmtrain.config import compose
 from lmtrain.data.loader import Loader
+from lmtrain.train.birth import birth
 from lmtrain.train.engines import open_engine
 from lmtrain.train.opening import open_run
-from lmtrain.train.trainer import birth
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""A training run from top to bottom: what it needs, how the model is born, the loop, the end."""
+"""A training run from top to bottom: what it needs, what it tells, the loop, the end."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from lmtrain.compilation import watched
 from lmtrain.data.summary import summarize
 from lmtrain.evaluate.subject import Subject
 from lmtrain.models.decoder import Decoder
-from lmtrain.models.init import initialize
-from lmtrain.ops.backend import bind, describe
+from lmtrain.ops.backend import describe
 from lmtrain.report import read, write_page
 from lmtrain.settings.faults import FaultPolicy
 from lmtrain.train import checkpoint
+from lmtrain.train.birth import birth
 from lmtrain.train.device import begun
 from lmtrain.train.engines import Engine, open_engine
 from lmtrain.train.faults import Faults
-from lmtrain.train.invariants import check_checkpoint, check_initialized, check_same_batch
+from lmtrain.train.invariants import check_checkpoint, check_same_batch
 from lmtrain.train.lost import naming
 from lmtrain.train.norms import measure
 from lmtrain.train.objective import Objective, open_objective
 from lmtrain.train.observers import Everyone, observers
 from lmtrain.train.opening import Opened, verified
-from lmtrain.train.optim import build_optimizer
 from lmtrain.train.pace import paced
 from lmtrain.train.profiler import Profiler
 from lmtrain.train.report import FaultReport
@@ -37,15 +36,17 @@ from lmtrain.train.samples import write_samples
 from lmtrain.train.saver import Saver
 from lmtrain.train.schedule import learning_rate
 from lmtrain.train.scoring import score
-from lmtrain.train.start import copy_weights, extensions
+from lmtrain.train.start import extensions
 from lmtrain.train.steps import Reporter, Update, add_gradients
 from lmtrain.train.stop import StopRequest
-from lmtrain.train.tensors import shape, start_optimizer
 from lmtrain.train.validate import validate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lmtrain.batch import Batch
     from lmtrain.config import RunConfig
+    from lmtrain.train.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +83,8 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
                 opened.folder.start(config, step=first, pace=opened.pace, damaged=opened.damaged)
             tell = closing(observers(config, rank=engine.rank, first_step=first))
             tell = held.enter_context(tell)
-            for damage in opened.damaged.values():
-                tell(f"{damage}: going on from the newest checkpoint that is whole, step {first}")
-            for line in told:
-                tell(line)
-            tell(summarize(opened.plan, config.train.steps))
-            tell(describe(config.ops, engine.device))
-            tell(begun(config, engine.device, step=first, processes=world))
-            for change in extensions(weights, config.model) if weights else ():
-                tell(change)
+            for report in (*told, *opening(opened, engine, weights)):
+                tell(report)
             if opened.start:
                 engine.load(opened.start[0], model, optimizer)
             training = Training(opened, engine, model, optimizer, objective, tell, stop)
@@ -100,6 +94,17 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
         if leads:
             conclude(opened, outcome, tell)
     return outcome
+
+
+def opening(opened: Opened, engine: Engine, weights: str | None) -> Iterator[Report]:
+    """What is told before the first step."""
+    config, first = opened.config, opened.first_step
+    for damage in opened.damaged.values():
+        yield f"{damage}: going on from the newest checkpoint that is whole, step {first}"
+    yield summarize(opened.plan, config.train.steps)
+    yield describe(config.ops, engine.device)
+    yield begun(config, engine.device, step=first, processes=engine.world)
+    yield from extensions(weights, config.model) if weights else ()
 
 
 def conclude(opened: Opened, outcome: Outcome, tell: Everyone) -> None:
@@ -122,30 +127,6 @@ def conclude(opened: Opened, outcome: Outcome, tell: Everyone) -> None:
     if config.logging.report:
         tell(f"report: {write_page([read(folder.path)])}")
     tell(f"finished: lmtrain generate checkpoint={folder.path}")
-
-
-def birth(
-    config: RunConfig, engine: Engine, weights: str | None = None
-) -> tuple[Decoder, torch.optim.Optimizer]:
-    """The initialised model, spread as the engine holds it, and its optimizer.
-
-    Its first values are drawn, or those of the checkpoint ``weights``.
-    """
-    with torch.device("meta"):
-        model = Decoder(config.model)
-    bind(model, config.ops, engine.device, engine.dtype)
-    engine.prepare(model)  # bind strategies, remat, shard, materialise full of NaN
-    if weights is None:
-        seed, base_width = config.run.seed, config.optim.base_width
-        initialize(model, seed=seed, base_width=base_width, shape=shape, write=engine.write)
-    else:
-        copy_weights(model, weights, write=engine.write)
-    check_initialized(model)
-    optimizer = build_optimizer(model, config.optim)
-    engine.attach(model, optimizer, partial=config.distill.layers_steps > 0)
-    if config.distill.layers_steps:
-        start_optimizer(optimizer)  # a checkpoint has its state, also of what does not learn yet
-    return model, optimizer
 
 
 @dataclass
@@ -218,24 +199,15 @@ class Training:
         flags = sums.new_tensor([sent, self.stop.signal is not None, self.saver.failed])
         *found, sent, stops, failures = self.engine.total(torch.cat([sums, flags])).tolist()
         parts = {name: total / targets for name, total in zip(names, found, strict=True)}
-        loss, grad_norm = parts[names[0]], nan
         lr = learning_rate(index, steps=config.train.steps, optim=config.optim)
-        if self.objective.begins(index):
-            self.faults.restore({})  # losses of another kind are no measure for it
-        fault = self.faults.judge(loss)
-        if not fault:
-            try:
-                grad_norm = self.engine.step(self.optimizer, lr=lr, clip=config.optim.clip)
-                self.faults.accept(loss)
-            except FloatingPointError as error:
-                fault = str(error)
+        grad_norm, fault = self.apply(index, loss=parts[names[0]], lr=lr)
         updated = perf_counter()
         if failures or fault:
             self.saver.finish()
         if fault:
             self.leave_out(index + 1, fault)
         return Update(
-            loss=loss,
+            loss=parts[names[0]],
             lr=lr,
             grad_norm=grad_norm,
             forward_backward=computed - started,
@@ -244,6 +216,23 @@ class Training:
             stopped=stops > 0,
             parts=parts,
         )
+
+    def apply(self, index: int, *, loss: float, lr: float) -> tuple[float, str]:
+        """Let the gradients of global batch ``index`` change the model, unless it is at fault.
+
+        Returns:
+            The gradients' norm, and what is wrong: nothing, or why the model stays as it was.
+        """
+        if self.objective.begins(index):
+            self.faults.restore({})  # losses of another kind are no measure for it
+        if fault := self.faults.judge(loss):
+            return nan, fault
+        try:
+            grad_norm = self.engine.step(self.optimizer, lr=lr, clip=self.config.optim.clip)
+        except FloatingPointError as error:
+            return nan, str(error)
+        self.faults.accept(loss)
+        return grad_norm, ""
 
     def leave_out(self, step: int, fault: str) -> None:
         """Go on without the batch of ``step``, as ``faults.policy`` says."""

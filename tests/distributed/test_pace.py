@@ -13,11 +13,11 @@ from world import run
 
 from lmtrain.config import compose
 from lmtrain.train import pace
+from lmtrain.train.birth import birth
 from lmtrain.train.engines import open_engine
 from lmtrain.train.objective import open_objective
 from lmtrain.train.opening import open_run
 from lmtrain.train.steps import add_gradients
-from lmtrain.train.trainer import birth
 
 if TYPE_CHECKING:
     from pathlib import Path

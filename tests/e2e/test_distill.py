@@ -15,10 +15,11 @@ from lmtrain.batch import IGNORED, Batch
 from lmtrain.config import compose, read
 from lmtrain.layout import SequenceLayout
 from lmtrain.settings.engine import EngineConfig
+from lmtrain.train.birth import birth
 from lmtrain.train.distill import Distillation
 from lmtrain.train.engines import LocalEngine
 from lmtrain.train.objective import open_objective
-from lmtrain.train.trainer import Training, birth
+from lmtrain.train.trainer import Training
 
 if TYPE_CHECKING:
     from pathlib import Path

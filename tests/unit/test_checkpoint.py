@@ -15,11 +15,11 @@ from lmtrain.ops.remat import full, selective
 from lmtrain.settings.checkpoint import CheckpointSection
 from lmtrain.settings.engine import Device, EngineConfig, Remat
 from lmtrain.train import checkpoint
+from lmtrain.train.birth import birth
 from lmtrain.train.checkpoint import State
 from lmtrain.train.engines import LocalEngine
 from lmtrain.train.saver import Saver
 from lmtrain.train.tensors import Snapshot, model_tensors, optimizer_tensors
-from lmtrain.train.trainer import birth
 
 if TYPE_CHECKING:
     from pathlib import Path

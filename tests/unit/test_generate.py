@@ -14,8 +14,8 @@ from lmtrain.evaluate import generate as module
 from lmtrain.evaluate.generate import Sampling, Writer, draw, next_tokens
 from lmtrain.layout import SequenceLayout
 from lmtrain.settings.engine import Device, EngineConfig
+from lmtrain.train.birth import birth
 from lmtrain.train.engines import LocalEngine
-from lmtrain.train.trainer import birth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,11 +14,11 @@ from forked import instead
 from lmtrain.config import RunConfig, compose
 from lmtrain.settings.engine import Device, EngineConfig
 from lmtrain.train import checkpoint, manifest
+from lmtrain.train.birth import birth
 from lmtrain.train.checkpoint import State
 from lmtrain.train.engines.local import LocalEngine
 from lmtrain.train.saver import Saver
 from lmtrain.train.tensors import Snapshot, model_tensors
-from lmtrain.train.trainer import birth
 
 if TYPE_CHECKING:
     from pathlib import Path
