@@ -46,7 +46,14 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def layouts(*quick: str) -> pytest.MarkDecorator:
+    """All of them, in every test run only these: rules and phases share their kernels."""
+    marks = {name: [] if name in quick else [pytest.mark.long] for name in LAYOUTS}
+    every = [pytest.param(LAYOUTS[name], marks=marks[name], id=name) for name in LAYOUTS]
+    return pytest.mark.parametrize("layout", every)
+
+
+@layouts("equal documents", "continues")
 @pytest.mark.parametrize("name", RULES)
 def test_triton_rules_equal_those_of_torch(name: str, layout: SequenceLayout) -> None:
     """Outputs, states and gradients, of all inputs and of the state that enters."""
@@ -63,7 +70,7 @@ def test_triton_rules_equal_those_of_torch(name: str, layout: SequenceLayout) ->
         assert error(actual.detach(), expected.detach()) < TOLERANCE
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@layouts("ragged", "inside")
 @pytest.mark.parametrize("name", RULES)
 def test_triton_phases_equal_those_of_torch(name: str, layout: SequenceLayout) -> None:
     """As a carry sees them: with summaries of the span, forward and backward."""

@@ -20,10 +20,16 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 ILL = "alike keys, beta two"
 """Its condition is about a thousand: fp32 cannot do better in any order of sums."""
 
-cases = pytest.mark.parametrize("name", CASES)
+QUICK = {
+    *("several documents", "grouped key heads", ILL, "segments", "one token"),
+    *("odd head sizes", "wide keys"),
+}
+"""Cases whose phases every test run sees; `test_gated_delta` has all of them, from end to end."""
 
 
-@cases
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in CASES]
+)
 def test_every_phase(name: str) -> None:
     check_phases(CASES[name], torch.float32, 1e-3 if name == ILL else TOLERANCE[torch.float32])
 
