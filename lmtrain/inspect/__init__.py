@@ -13,6 +13,7 @@ from lmtrain.inspect.case import Case
 from lmtrain.inspect.hardware import find
 from lmtrain.inspect.model import table
 from lmtrain.inspect.strategies import describe, planned
+from lmtrain.train.teacher import teacher_model
 
 if TYPE_CHECKING:
     from lmtrain.data.config import DataConfig
@@ -27,7 +28,7 @@ def inspect(config: InspectConfig) -> Group:
         ValueError: the configuration has problems, or a file cannot be read.
     """
     case = case_of(config)
-    parts = [table(case.config, case.cost), *plan.tell(case)]
+    parts = [table(case), *plan.tell(case)]
     if case.config.parallel.sequence > 1:
         parts.append(describe(planned(case), case.config.parallel.sequence))
     if config.scale:
@@ -49,7 +50,11 @@ def case_of(config: InspectConfig) -> Case:
     smallest = max(config.launch.nproc, config.parallel.sequence)
     world = config.world or (config.nodes or 0) * hardware.links.ranks_per_host or smallest
     require([*config.parallel.check(world), *config.engine.holding(world)])
-    case = Case(config, hardware, world, config.curriculum.max_length)
+    distill = config.distill.check(
+        steps=config.train.steps, weights=config.run.weights, engine=config.engine, world=world
+    )
+    require(distill)
+    case = Case(config, hardware, world, config.curriculum.max_length, teacher_model(config))
     if not case.possible:
         raise ValueError(
             f"train.tokens_per_step={config.train.tokens_per_step} does not cut into {case.rows} "

@@ -12,6 +12,7 @@ from lmtrain.inspect.hardware import Hardware
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.activations import FP32
+from lmtrain.models.config import ModelConfig
 from lmtrain.parallel.cost import Choice, choose
 from lmtrain.settings.engine import EngineKind, Precision, Remat
 from lmtrain.shapes import layers, shapes
@@ -31,6 +32,8 @@ class Case:
     world: int
     length: int
     """Tokens of a document."""
+    teacher: ModelConfig | None = None
+    """Of ``distill.teacher``."""
 
     def but(
         self,
@@ -96,6 +99,15 @@ class Case:
     def cost(self) -> ModelCost:
         """Of the model."""
         return ModelCost.of(self.config.model)
+
+    @cached_property
+    def taught(self) -> Case | None:
+        """The teacher, as a run of its own on the same machines; None without one."""
+        if self.teacher is None:
+            return None
+        engine = replace(self.config.engine, remat=Remat.none, remat_budget=None)
+        config = replace(self.config, model=self.teacher, engine=engine)
+        return replace(self, config=config, teacher=None)
 
     @property
     def specs(self) -> list[BlockSpec]:

@@ -9,9 +9,13 @@ from lmtrain.models.activations import FP32, held, norm
 from lmtrain.ops.output import SLICE_ELEMENTS
 from lmtrain.settings.engine import EngineKind, Offload, Precision, Remat
 from lmtrain.settings.optim import OptimKind
+from lmtrain.train.teacher import new_mixers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lmtrain.inspect.case import Case
+    from lmtrain.models.activations import Held
 
 MOMENTS = 2 * FP32
 """Bytes of AdamW for a trained number: the mean of its gradients, and of their squares."""
@@ -55,6 +59,8 @@ class Memory:
     parameters: int
     gradients: int
     optimizer: int
+    teacher: int
+    """Its parameters."""
     activations: int
     """Kept for the backward pass, and what is known of the batch."""
     work: int
@@ -74,6 +80,7 @@ class Memory:
             "parameters": self.parameters,
             "gradients": self.gradients,
             "optimizer state": self.optimizer,
+            "teacher": self.teacher,
             "activations": self.activations,
             "work": self.work,
             "communication": self.buffers,
@@ -97,13 +104,15 @@ def moments(case: Case) -> list[Memory]:
     deep = config.engine.kind is EngineKind.deepspeed and case.world > 1
     if deep and offload is Offload.none:
         parameters += whole // shares.optimizer  # which it updates, beside those it computes with
+    taught = 0 if on_host or case.taught is None else case.taught.cost.total.parameters
+    teacher = FP32 * taught // shares.parameters
     all_gradients = 0 if on_host else whole // shares.gradients
     before = all_gradients if config.train.accumulate > 1 else 0
     buffers = _buffers(case, shares) + case.strategy_buffers
 
     def moment(name: str, gradients: float, activations: float, work: float) -> Memory:
         kept = int(activations) + tokens * _batch(case)
-        sums = max(before, int(gradients)), optimizer, kept, int(work), buffers
+        sums = max(before, int(gradients)), optimizer, teacher, kept, int(work), buffers
         return Memory(name, parameters, *sums)
 
     blocks = [
@@ -122,7 +131,7 @@ def moments(case: Case) -> list[Memory]:
     kept = [size + _copies(case, i) for i, size in enumerate(sizes)]
     head = tokens * norm(config.model.d_model, fused=case.fused).kept.bytes(case.element) + table
     found = [
-        moment("loss", 0, sum(kept) + head, _loss(case)),
+        moment("loss", 0, sum(kept) + head, _loss(case, shares)),
         moment("start of the backward pass", 0, sum(kept) + head, table + stream),
     ]
     done = 0.0
@@ -131,6 +140,8 @@ def moments(case: Case) -> list[Memory]:
         work = again + tokens * blocks[i].work + stream + table
         found.append(moment(f"backward pass of block {i}", done, sum(kept[: i + 1]), work))
         done += FP32 * cost.blocks[i][1].parameters / shares.gradients
+    if case.taught and config.distill.layers_steps:
+        found.append(moment("lesson of the new mixers", 0, *_mixers(case, blocks, sizes)))
     found.append(moment("gradient of the embedding", all_gradients, 0, table + stream))
     largest = 2 * FP32 * max(table // FP32, case.largest) // shares.optimizer
     found.append(moment("update", all_gradients, 0, 0 if case.cuda else largest))
@@ -153,16 +164,38 @@ def _copies(case: Case, i: int, *, now: bool = False) -> int:
     return case.element * case.cost.blocks[i][1].parameters
 
 
-def _loss(case: Case) -> int:
+def _loss(case: Case, shares: Shares) -> int:
     """Logits of a slice and what becomes of them, in fp32; the output weight in 16 bits.
 
-    Where there are several slices, the one before is still held while the next is computed.
+    Where there are several slices, the one before is still held while the next is computed. With a
+    teacher whose predictions are learned, there are its logits, its hidden states and its output
+    weight too, whole.
     """
-    vocabulary = case.config.model.vocab_size or 1
-    rows = min(case.span, max(1, SLICE_ELEMENTS // vocabulary))
+    model, follows = case.config.model, case.taught and case.config.distill.logits_steps > 0
+    vocabulary, table = model.vocab_size or 1, case.cost.embedding.parameters
+    models, tensors = (2, 5) if follows else (1, 2)
+    rows = min(case.span, max(1, SLICE_ELEMENTS // (models * vocabulary)))
     narrow = case.element if case.element < FP32 else 0
-    slices = 3 if rows < case.span else 2
-    return rows * vocabulary * (slices * FP32 + narrow) + narrow * case.cost.embedding.parameters
+    tensors += rows < case.span
+    logits = rows * vocabulary * (tensors * FP32 + narrow) + models * narrow * table
+    if not follows:
+        return logits
+    whole = FP32 * table if shares.parameters > 1 else 0
+    return logits + case.span * model.d_model * case.element + whole
+
+
+def _mixers(case: Case, blocks: Sequence[Held], sizes: Sequence[int]) -> tuple[int, int]:
+    """What is kept while new mixers learn, and in what works the last of them.
+
+    Their input is what the teacher's read; their errors are in fp32. Of what they keep, and compute
+    again, this is a bound: it has the MLP of their blocks in it, which does not run.
+    """
+    assert case.teacher is not None
+    new, width = new_mixers(case.config.model, case.teacher), case.span * case.config.model.d_model
+    own = {i: 0 if case.remats[i] is Remat.full else sizes[i] for i in new}
+    inside = (case.span * (blocks[i].kept + blocks[i].work) - own[i] for i in new)
+    kept = len(new) * width * (case.element + FP32) + sum(own.values())
+    return kept, max(len(new) * width * case.element, *inside)
 
 
 def _batch(case: Case) -> int:

@@ -10,18 +10,18 @@ from rich.table import Table
 from lmtrain.models.pattern import LETTERS
 
 if TYPE_CHECKING:
-    from lmtrain.config import RunConfig
+    from lmtrain.inspect.case import Case
     from lmtrain.models.accounting import Cost, ModelCost
     from lmtrain.models.pattern import BlockSpec
 
 
-def table(config: RunConfig, cost: ModelCost) -> Table:
-    """A row for each run of equal blocks.
+def table(case: Case) -> Table:
+    """A row for each run of equal blocks, and one for the forward pass of a teacher.
 
     FLOPs, and the state that generation carries, are those of a document of
     ``curriculum.max_length`` tokens; what is counted stands in ``models.accounting``.
     """
-    model, length = config.model, config.curriculum.max_length
+    model, cost, length = case.config.model, case.cost, case.length
     rows = Table(
         title=f"{model.name}: {model.pattern} in {len(cost.blocks)} blocks, "
         f"vocabulary {model.vocab_size:,}, documents of {length:,} tokens"
@@ -37,6 +37,8 @@ def table(config: RunConfig, cost: ModelCost) -> Table:
     rows.add_row("", "all, forward", *_cells(cost.total, length))
     training = cost.training_flops_per_token([length])
     rows.add_row("", "all, forward and backward", "", short(training), "")
+    if case.taught:
+        rows.add_row("", "teacher, forward", *_cells(case.taught.cost.total, length)[:2], "")
     return rows
 
 

@@ -43,7 +43,9 @@ def _memory(case: Case) -> Table:
 def _time(case: Case) -> Table:
     step, train = step_time(case), case.config.train
     speed = train.tokens_per_step / step.total
-    flops = case.cost.training_flops_per_token([case.length]) * speed / case.world
+    flops = case.cost.training_flops_per_token([case.length])
+    if case.taught:
+        flops += case.taught.cost.total.flops_per_token([case.length])
     rows = Table(title=f"A step of {train.tokens_per_step:,} tokens on {case.hardware.name}")
     rows.add_column("time, predicted", no_wrap=True)
     for heading in ("ms", "share"):
@@ -53,13 +55,20 @@ def _time(case: Case) -> Table:
         "shared rows": step.rows,
         f"{case.config.engine.kind}: parameters, gradients": step.engine,
         "update": step.update,
+        "teacher, forward": step.teacher,
     }
     for name, seconds in parts.items():
         if seconds:
             rows.add_row(name, f"{1e3 * seconds:,.3g}", f"{seconds / step.total:.0%}")
     rows.add_section()
-    share = f", {flops / case.hardware.products:.0%} of its products' speed"
-    rows.add_row(f"{speed:,.0f} tokens/s{share}", f"{1e3 * step.total:,.3g}", "")
+    share = flops * speed / case.world / case.hardware.products
+    said = f"{speed:,.0f} tokens/s, {share:.0%} of its products' speed"
+    rows.add_row(said, f"{1e3 * step.total:,.3g}", "")
+    if case.taught:
+        distill = case.config.distill
+        taught = distill.layers_steps + distill.logits_steps
+        alone = f"{1e3 * (step.total - step.teacher):,.3g}"
+        rows.add_row(f"behind step {taught:,}, without the teacher", alone, "")
     return rows
 
 

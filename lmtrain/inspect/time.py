@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lmtrain.inspect.memory import PARAMETER_STAGE, Shares
 from lmtrain.layout import SequenceLayout
-from lmtrain.models.accounting import visible_pairs
+from lmtrain.models.accounting import TRAINING, visible_pairs
 from lmtrain.models.activations import FP32, held
 from lmtrain.parallel import state_times
 from lmtrain.parallel.shape import AttentionShape, Block
@@ -62,11 +62,13 @@ class StepTime:
     """What is left of gathering parameters and summing gradients."""
     update: float
     """The optimizer's."""
+    teacher: float = 0.0
+    """Of the first steps: its forward pass."""
 
     @property
     def total(self) -> float:
         """All of it."""
-        return sum(self.layers.values()) + self.rows + self.engine + self.update
+        return sum(self.layers.values()) + self.rows + self.engine + self.update + self.teacher
 
 
 def step_time(case: Case) -> StepTime:
@@ -87,7 +89,25 @@ def step_time(case: Case) -> StepTime:
     update = UPDATE * case.cost.total.parameters / shares.optimizer / case.hardware.rates.memory
     if engine.kind is EngineKind.deepspeed and case.world > 1 and engine.zero != PARAMETER_STAGE:
         update += _ring(case, FP32 * case.cost.total.parameters, case.world)  # updated ones
-    return StepTime(by_kind, parts * rows, _exposed(case, blocks, shares), update)
+    teacher = parts * _forward(case.taught) if case.taught else 0.0
+    return StepTime(by_kind, parts * rows, _exposed(case, blocks, shares), update, teacher)
+
+
+def _forward(case: Case) -> float:
+    """One pass to the logits, as a teacher's: a block is gathered while the one before it runs."""
+    blocks = [
+        sum(part.forward for part in _block(spec, cost, Remat.none, case).values())
+        for spec, cost in case.cost.blocks
+    ]
+    rows = sum(case.layers[k] * choice.seconds for k, choice in case.strategies.items())
+    vocabulary, table = case.config.model.vocab_size or 1, case.cost.embedding.parameters
+    logits = 2 * table * case.span / case.hardware.products
+    logits += LOGITS * vocabulary * case.span / case.hardware.rates.memory
+    shards, sizes = Shares.of(case).parameters, [cost.parameters for _, cost in case.cost.blocks]
+    first, *others = (_ring(case, case.gathered * size, shards) for size in sizes)
+    first += _ring(case, FP32 * (case.cost.total.parameters - sum(sizes)), shards)
+    late = (max(0.0, gather - block) for gather, block in zip(others, blocks, strict=False))
+    return sum(blocks) + rows / TRAINING + logits + first + sum(late)
 
 
 def _block(spec: BlockSpec, cost: Cost, remat: Remat, case: Case) -> dict[str, Pass]:

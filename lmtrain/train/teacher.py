@@ -35,22 +35,36 @@ def check_teacher(config: RunConfig, tokenizer: Path) -> str:
     Raises:
         ValueError: there is no checkpoint, or its model or tokenizer does not fit.
     """
-    teacher = config.distill.teacher
-    if teacher is None:
+    if (there := teacher_model(config)) is None:
         return ""
-    folder, key = find(Path(teacher)), f"distill.teacher={teacher}"
-    there, here = read(folder / "config.yaml").model, config.model
-    for name in ("d_model", "n_layers", "vocab_size"):
-        theirs, ours = getattr(there, name), getattr(here, name)
-        if theirs != ours:
-            raise ValueError(
-                f"{key} has model.{name}={theirs}, this run {ours}: a teacher is the model that "
-                "`lmtrain import pattern=…` was given, imported without a pattern"
-            )
+    folder, key = (
+        find(Path(config.distill.teacher or "")),
+        f"distill.teacher={config.distill.teacher}",
+    )
     check_tokenizer(key, folder, tokenizer)
     if config.distill.layers_steps:
-        _check_mixers(here, there, key)
+        _check_mixers(config.model, there, key)
     return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+
+
+def teacher_model(config: RunConfig) -> ModelConfig | None:
+    """The model of a run's teacher; None where there is none.
+
+    Raises:
+        ValueError: there is no checkpoint, or its model is of another shape.
+    """
+    teacher = config.distill.teacher
+    if teacher is None:
+        return None
+    there = read(find(Path(teacher)) / "config.yaml").model
+    for name in ("d_model", "n_layers", "vocab_size"):
+        theirs, ours = getattr(there, name), getattr(config.model, name)
+        if theirs != ours:
+            raise ValueError(
+                f"distill.teacher={teacher} has model.{name}={theirs}, this run {ours}: a teacher "
+                "is the model that `lmtrain import pattern=…` was given, imported without a pattern"
+            )
+    return there
 
 
 def _check_mixers(model: ModelConfig, teacher: ModelConfig, key: str) -> None:
