@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lmtrain.models.config import ModelConfig
 
-PATIENCE_SECONDS = 600
+PATIENCE_SECONDS = 1800
 VOCABULARY = 2048
 
 
