@@ -108,7 +108,8 @@ def paced(
         return opened, []
     said = f"budget.hours={opened.config.budget.hours:g}"
     if engine.rank == 0:
-        print(f"{said}: measuring updates of {len(opened.plan.buckets)} lengths", flush=True)
+        lengths = ", ".join(map(str, opened.plan.lengths))
+        print(f"{said}: timing updates over pieces of {lengths} tokens", flush=True)
     pace = measure(opened, engine, model, optimizer, objective)
     opened = open_run(opened.config, opened.damaged, pace)
     steps = opened.config.train.steps

@@ -17,7 +17,6 @@ from lmtrain.train.trainer import Training
 SECONDS = {"pieces of 16": 0.5, "pieces of 32": 1.25, "pieces of 64": 0.75}
 """Of a step, as the clock of these tests goes; binary fractions, so that sums are exact."""
 
-
 SMALL = ["model.pattern=MA", "model.n_layers=2", "validation.every=null", "samples.count=0"]
 ENDS = ["curriculum=progressive", "curriculum.stages=[[1024,32],[4096,64]]"]
 """A curriculum that looks at the end of the run."""
@@ -82,6 +81,7 @@ def test_hours_are_the_most_whole_steps(words: list[str], steps: int, more: list
         assert open_run(config, pace=Pace(SECONDS)).config.train.steps == steps
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_its_number_and_more_hours_continue_it(
     words: list[str], run: Run, eight: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +113,7 @@ def test_a_new_run_says_what_it_measured_and_not_what_another_left(
     assert run.train(hours(words, 2, 0.25)) == 0
     assert len(run.losses) == 2
     told = capsys.readouterr().out
+    assert "timing updates over pieces of 16, 32, 64 tokens" in told
     assert "0.5 s (pieces of 16), 1.25 s (pieces of 32), 0.75 s (pieces of 64)" in told
     assert "pays for 2 steps, until about" in told
 
