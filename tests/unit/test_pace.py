@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from typing import Any
 
 import pytest
 from runs import Run
@@ -41,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that moves while gradients are computed: far for what must not count."""
     now, laps, add = 0.0, 0, pace.add_gradients
 
-    def add_gradients(index: int, batches: list, *args: object) -> object:
+    def add_gradients(index: int, batches: list, *args: Any) -> Any:
         nonlocal now, laps
         now += SECONDS[f"pieces of {batches[0].layout.uniform[1]}"]
         now += [900, 0, 7, 0][laps % 4]  # it warms up; then one of three is late
