@@ -23,10 +23,10 @@ from lmtrain.models.decoder import Decoder
 from lmtrain.ops.backend import bind
 from lmtrain.parallel.links import Link, Links, Rates
 from lmtrain.settings.engine import Remat
+from lmtrain.train.birth import birth
 from lmtrain.train.distill import Distillation
 from lmtrain.train.engines.local import LocalEngine
 from lmtrain.train.objective import TextLoss
-from lmtrain.train.trainer import birth
 
 if TYPE_CHECKING:
     from lmtrain.inspect.case import Case
