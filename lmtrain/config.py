@@ -304,7 +304,7 @@ def typed(composed: DictConfig) -> Any:
     Raises:
         ValueError: a key that ``+key=value`` added and nobody reads.
     """
-    config = OmegaConf.to_object(composed)
+    config: Any = OmegaConf.to_object(composed)
     unknown = flat(composed).keys() - dict(_leaves(asdict(config), "")).keys()
     if unknown:
         raise ValueError(f"+{min(unknown)} adds a key that nobody reads: leave it out")
