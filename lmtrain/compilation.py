@@ -74,7 +74,7 @@ def compile_blocks(model: Decoder, backend: str = "inductor") -> Compiler:
 class Closed:
     """A layout that code of graphs hands on and does not look into.
 
-    torch before 2.12 guards every field of a frozen dataclass that a graph is given, used or not,
+    torch 2.11 guards every field of a frozen dataclass that a graph is given, used or not,
     so that each number of documents would ask for a graph of its own.
     """
 
@@ -95,7 +95,7 @@ def _exclude(mixer: nn.Module) -> None:
     match mixer:
         case Attention():
             mixer.kernel = _outside(mixer.kernel)
-            mixer.angles = torch.compiler.disable(_opening(mixer.angles))  # pyright: ignore[reportAttributeAccessIssue]
+            mixer.angles = torch.compiler.disable(opening(mixer.angles))  # pyright: ignore[reportAttributeAccessIssue]
         case Mamba2() | GatedDeltaNet():
             mixer.kernel = _outside(mixer.kernel)
             mixer.convolve = _outside(mixer.convolve)
@@ -103,7 +103,7 @@ def _exclude(mixer: nn.Module) -> None:
             raise TypeError(f"{type(mixer).__name__} cannot be compiled: say engine.compile=false")
 
 
-def _opening(call: Callable[..., T]) -> Callable[..., T]:
+def opening(call: Callable[..., T]) -> Callable[..., T]:
     """What takes a layout, called with a closed one."""
 
     def run(*args: Any, **named: Any) -> T:
@@ -118,10 +118,10 @@ def _outside(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     Both may follow the documents, so the result is contiguous, and a view of nothing.
     """
 
-    opening = _opening(kernel)
+    opened = opening(kernel)
 
     def run(*args: Any, **named: Any) -> Tensor:
-        out = opening(*args, **named)
+        out = opened(*args, **named)
         return (
             out.clone(memory_format=torch.contiguous_format) if out._is_view() else out.contiguous()
         )

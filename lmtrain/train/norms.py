@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from lmtrain.compilation import opening
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
 from lmtrain.ops.recurrence import AffineState
@@ -141,7 +142,7 @@ def _kept_states(
         spans[name] = torch_rule.summarize(inputs, layout)
         return before(*inputs, layout=layout)
 
-    mixer.kernel = kernel
+    mixer.kernel = opening(kernel)
     try:
         yield
     finally:
