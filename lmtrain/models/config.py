@@ -12,7 +12,7 @@ from enum import StrEnum
 from math import inf
 from typing import Any
 
-from lmtrain.models.pattern import parse
+from lmtrain.models.pattern import LETTERS, parse
 from lmtrain.models.rope import RopeScaling
 
 
@@ -222,11 +222,20 @@ class ModelConfig:
         )
 
     def check(self) -> list[str]:
-        """Every problem, each naming key, value and remedy; empty when there is none."""
-        problems = [
+        """Every problem, each naming key, value and remedy; empty when there is none.
+
+        Sections of mixers that the pattern has not are not judged: no default of theirs need suit
+        ``d_model``.
+        """
+        try:
+            blocks, problems = parse(self.pattern, max(1, self.n_layers)), list[str]()
+            absent = {*LETTERS.values()} - {LETTERS[x] for block in blocks for x in block.mixers}
+        except ValueError as error:
+            problems, absent = [str(error)], set[str]()
+        problems += [
             f"model.{part}.{field} = {problem}."
             for part, value in ((f.name, getattr(self, f.name)) for f in fields(self))
-            if is_dataclass(value)
+            if is_dataclass(value) and part not in absent
             for field, problem in _problems(value, self.d_model)
         ]
         for name in ("d_model", "n_layers", "vocab_size"):
@@ -236,10 +245,6 @@ class ModelConfig:
         for name, value in {"init_std": self.init_std, "norm.eps": self.norm.eps}.items():
             if not 0 < value < inf:
                 problems.append(f"model.{name} = {value} must be positive and finite.")
-        try:
-            parse(self.pattern, max(1, self.n_layers))
-        except ValueError as error:
-            problems.append(str(error))
         return problems
 
 

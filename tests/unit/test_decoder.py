@@ -242,3 +242,11 @@ def test_all_problems_are_reported_together() -> None:
     settings = config("GWMA")
     settings.attention.heads, settings.sliding_window.window, settings.pattern = 5, 0, "("
     assert len(settings.check()) >= 3
+
+
+def test_sections_that_the_pattern_has_not_are_not_judged() -> None:
+    settings = config("M")
+    settings.mamba2.head_dim = 7
+    assert settings.check()
+    settings.pattern = "GA"
+    assert settings.check() == []

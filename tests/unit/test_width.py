@@ -144,9 +144,9 @@ def module_of(name: str) -> str:
     return name.rpartition(".")[0].rpartition(".")[2]
 
 
-def check_even(found: dict[str, float], least: float = -0.5) -> None:
+def check_even(found: dict[str, float], least: float = -0.5, most: float = 0.1) -> None:
     """No output changes more in a wider model; in the narrowest, small ones change the most."""
-    assert {name: slope for name, slope in found.items() if not least < slope < 0.1} == {}
+    assert {name: slope for name, slope in found.items() if not least < slope < most} == {}
 
 
 @pytest.mark.slow
@@ -164,7 +164,9 @@ def test_without_a_base_width_changes_grow_with_the_width() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", [ADAMW, *MUON], ids=["adamw", *MuonScale])
 def test_the_same_after_more_steps_of_wider_models(optimizer: Choice) -> None:
-    check_even(slopes(settings(BASE, optimizer), [64, 128, 256, 512], steps=20), -0.7)
+    """Changes add up in outputs of a block behind Mamba-2: by Muon to a power of 0.2 at most."""
+    most = 0.1 if optimizer is ADAMW else 0.25
+    check_even(slopes(settings(BASE, optimizer), [64, 128, 256, 512], steps=20), -0.7, most)
 
 
 def test_only_projections_and_the_head_start_smaller() -> None:
