@@ -56,16 +56,19 @@ def wait(child: int) -> int:
     raise AssertionError("a process hangs")
 
 
-def ranks(world: int, work: Callable[[], int]) -> list[int]:
-    """Exit codes of ``work`` on each of several ranks that can join a group."""
+def places(world: int) -> list[dict[str, str]]:
+    """The variables by which torchrun places each of several ranks of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
     sizes = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    children = [
-        fork(work, RANK=str(rank), LOCAL_RANK=str(rank), **places, **sizes) for rank in range(world)
-    ]
+    return [{**group, **sizes, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(world)]
+
+
+def ranks(world: int, work: Callable[[], int]) -> list[int]:
+    """Exit codes of ``work`` on each of several ranks that can join a group."""
+    children = [fork(work, **place) for place in places(world)]
     return [wait(child) for child in children]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import traceback
 from contextlib import suppress
 from queue import Empty
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from forked import places
 from torch.multiprocessing import get_context
 
 if TYPE_CHECKING:
@@ -45,18 +45,9 @@ def run(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
 
 def torchrun(size: int, work: Callable[..., Any], *args: Any) -> None:
     """``work(*args)`` in processes that stand where torchrun would put them; none may fail."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    sizes = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     ranks = [
-        CONTEXT.Process(
-            target=_placed,
-            args=({**where, **sizes, "RANK": str(r), "LOCAL_RANK": str(r)}, work, args),
-            daemon=True,
-        )
-        for r in range(size)
+        CONTEXT.Process(target=_placed, args=(place, work, args), daemon=True)
+        for place in places(size)
     ]
     for rank in ranks:
         rank.start()
