@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lmtrain.models.rope import RopeKind, RopeScaling
+from lmtrain.models.rope import USED, RopeKind, RopeScaling
 
 if TYPE_CHECKING:
     from lmtrain.models.config import AttentionConfig
@@ -18,20 +18,14 @@ KINDS = {
     "llama3": RopeKind.llama3,
 }
 TYPES = {kind: name for name, kind in KINDS.items()}
-LENGTH = "original_max_position_embeddings"
-OURS: dict[str, str] = {LENGTH: "original_length"}
-KEYS: dict[RopeKind, tuple[str, ...]] = {
-    RopeKind.linear: ("factor",),
-    RopeKind.yarn: ("factor", "beta_fast", "beta_slow", "attention_factor", LENGTH),
-    RopeKind.llama3: ("factor", "low_freq_factor", "high_freq_factor", LENGTH),
-}
-"""What each kind of scaling reads, called alike on both sides but for `OURS`."""
+THEIRS = {"original_length": "original_max_position_embeddings"}
+"""Fields of a scaling that are not called alike on both sides."""
 OPTIONAL = ("beta_fast", "beta_slow", "attention_factor")
 COMMON = {
     *("rope_type", "type", "rope_theta", "partial_rotary_factor"),
     *("mrope_section", "mrope_interleaved"),  # equal positions for text
 }
-"""Keys beside them; others of a scaled kind are refused by name."""
+"""Keys beside those of a scaling; others of a scaled kind are refused by name."""
 
 
 def rotary(a: AttentionConfig, **more: Any) -> Json:
@@ -45,10 +39,10 @@ def parameters(a: AttentionConfig) -> Json:
     """``rope_parameters`` of one kind of layer."""
     scaling = a.rope_scaling
     said: Json = {"rope_type": TYPES[scaling.kind], "rope_theta": a.rope_theta}
-    for key in KEYS.get(scaling.kind, ()):
-        value = getattr(scaling, OURS.get(key, key))
+    for name in USED[scaling.kind]:
+        value = getattr(scaling, name)
         if value is not None:
-            said[key] = value
+            said[THEIRS.get(name, name)] = value
     return said
 
 
@@ -77,10 +71,12 @@ def _scaling(kind: RopeKind, rope: Json) -> RopeScaling:
     found = {key: value for key, value in rope.items() if value is not None}
     if found.get("truncate") is True:  # what is always done here
         del found["truncate"]
-    for key in sorted(found.keys() - COMMON - set(KEYS[kind])):
+    keys = {name: THEIRS.get(name, name) for name in USED[kind]}
+    for key in sorted(found.keys() - COMMON - {*keys.values()}):
         raise ValueError(f"its rotary positions have {key}={found[key]}, which lmtrain has not")
-    said = [key for key in KEYS[kind] if key in found or key not in OPTIONAL]
     numbers: Json = {
-        OURS.get(key, key): (int if key in OURS else float)(found[key]) for key in said
+        name: (int if name in THEIRS else float)(found[key])
+        for name, key in keys.items()
+        if key in found or name not in OPTIONAL
     }
     return RopeScaling(kind=kind, **numbers)

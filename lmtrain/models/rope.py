@@ -16,19 +16,13 @@ class RopeKind(StrEnum):
     llama3 = "llama3"
 
 
-USED = {
-    RopeKind.none: ("kind",),
-    RopeKind.linear: ("kind", "factor"),
-    RopeKind.yarn: (
-        *("kind", "factor", "original_length"),
-        *("beta_fast", "beta_slow", "attention_factor"),
-    ),
-    RopeKind.llama3: (
-        *("kind", "factor", "original_length"),
-        *("low_freq_factor", "high_freq_factor"),
-    ),
+USED: dict[RopeKind, tuple[str, ...]] = {
+    RopeKind.none: (),
+    RopeKind.linear: ("factor",),
+    RopeKind.yarn: ("factor", "beta_fast", "beta_slow", "attention_factor", "original_length"),
+    RopeKind.llama3: ("factor", "low_freq_factor", "high_freq_factor", "original_length"),
 }
-"""The fields that each kind reads."""
+"""The fields that each kind reads: the arguments of its function in `lmtrain.ops.rotary`."""
 
 BORDERS = {
     RopeKind.yarn: ("beta_slow", "beta_fast"),
@@ -97,7 +91,8 @@ class RopeScaling:
 
 def _unused(scaling: RopeScaling) -> list[str]:
     """Fields that were set although the kind has no use for them."""
-    others = (each for each in fields(scaling) if each.name not in USED[scaling.kind])
+    used = "kind", *USED[scaling.kind]
+    others = (each for each in fields(scaling) if each.name not in used)
     return [each.name for each in others if getattr(scaling, each.name) != each.default]
 
 

@@ -10,12 +10,14 @@ from torch import nn
 
 from lmtrain.models.config import SlidingWindowConfig
 from lmtrain.models.layers import Linear, RMSNorm
-from lmtrain.models.rope import RopeKind
+from lmtrain.models.rope import USED, RopeKind
 from lmtrain.ops.attention import attend
 from lmtrain.ops.backend import TORCH
 from lmtrain.ops.rotary import angles, frequencies, interpolated, llama3, rotate, yarn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
     from lmtrain.ops.backend import Operations
     from lmtrain.ops.kernel import Kernel
     from lmtrain.ops.rotary import Frequencies
+
+
+FORMULAS: dict[RopeKind, Callable[..., Frequencies]] = {
+    RopeKind.none: frequencies,
+    RopeKind.linear: interpolated,
+    RopeKind.yarn: yarn,
+    RopeKind.llama3: llama3,
+}
 
 
 class KeyValues(NamedTuple):
@@ -97,33 +107,9 @@ class Attention(nn.Module):
 
 
 def _frequencies(config: AttentionConfig, width: int) -> Frequencies:
-    scaling, theta = config.rope_scaling, config.rope_theta
-    match scaling.kind:
-        case RopeKind.none:
-            return frequencies(width, theta)
-        case RopeKind.linear:
-            return interpolated(width, theta, factor=scaling.factor)
-        case RopeKind.yarn:
-            assert scaling.original_length is not None
-            return yarn(
-                width,
-                theta,
-                factor=scaling.factor,
-                original_length=scaling.original_length,
-                beta_fast=scaling.beta_fast,
-                beta_slow=scaling.beta_slow,
-                attention_factor=scaling.attention_factor,
-            )
-        case RopeKind.llama3:
-            assert scaling.original_length is not None
-            return llama3(
-                width,
-                theta,
-                factor=scaling.factor,
-                original_length=scaling.original_length,
-                low_freq_factor=scaling.low_freq_factor,
-                high_freq_factor=scaling.high_freq_factor,
-            )
+    scaling = config.rope_scaling
+    settings = {name: getattr(scaling, name) for name in USED[scaling.kind]}
+    return FORMULAS[scaling.kind](width, config.rope_theta, **settings)
 
 
 def _append(state: KeyValues, k: Tensor, v: Tensor) -> KeyValues:
