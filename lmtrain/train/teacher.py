@@ -35,12 +35,11 @@ def check_teacher(config: RunConfig, tokenizer: Path) -> str:
     Raises:
         ValueError: there is no checkpoint, or its model or tokenizer does not fit.
     """
-    if (there := teacher_model(config)) is None:
+    teacher = config.distill.teacher
+    if teacher is None:
         return ""
-    folder, key = (
-        find(Path(config.distill.teacher or "")),
-        f"distill.teacher={config.distill.teacher}",
-    )
+    folder, key = find(Path(teacher)), f"distill.teacher={teacher}"
+    there = _model(folder, config)
     check_tokenizer(key, folder, tokenizer)
     if config.distill.layers_steps:
         _check_mixers(config.model, there, key)
@@ -54,15 +53,19 @@ def teacher_model(config: RunConfig) -> ModelConfig | None:
         ValueError: there is no checkpoint, or its model is of another shape.
     """
     teacher = config.distill.teacher
-    if teacher is None:
-        return None
-    there = read(find(Path(teacher)) / "config.yaml").model
+    return None if teacher is None else _model(find(Path(teacher)), config)
+
+
+def _model(folder: Path, config: RunConfig) -> ModelConfig:
+    """The model of a checkpoint that teaches a run, whose shape it has."""
+    there = read(folder / "config.yaml").model
     for name in ("d_model", "n_layers", "vocab_size"):
         theirs, ours = getattr(there, name), getattr(config.model, name)
         if theirs != ours:
             raise ValueError(
-                f"distill.teacher={teacher} has model.{name}={theirs}, this run {ours}: a teacher "
-                "is the model that `lmtrain import pattern=…` was given, imported without a pattern"
+                f"distill.teacher={config.distill.teacher} has model.{name}={theirs}, this run "
+                f"{ours}: a teacher is the model that `lmtrain import pattern=…` was given, "
+                "imported without a pattern"
             )
     return there
 
