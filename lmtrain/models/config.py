@@ -12,7 +12,7 @@ from enum import StrEnum
 from math import inf
 from typing import Any
 
-from lmtrain.models.pattern import LETTERS, parse
+from lmtrain.models.pattern import LETTERS, parse, sections
 from lmtrain.models.rope import RopeScaling
 
 
@@ -229,7 +229,7 @@ class ModelConfig:
         """
         try:
             blocks, problems = parse(self.pattern, max(1, self.n_layers)), list[str]()
-            absent = {*LETTERS.values()} - {LETTERS[x] for block in blocks for x in block.mixers}
+            absent = {*LETTERS.values()} - sections(blocks)
         except ValueError as error:
             problems, absent = [str(error)], set[str]()
         problems += [

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import cycle, islice, pairwise
 from math import gcd
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LETTERS = {"A": "attention", "W": "sliding_window", "M": "mamba2", "G": "gated_deltanet"}
 """Letter of each mixer and the field of ``ModelConfig`` that shapes it."""
@@ -36,6 +40,11 @@ class BlockSpec:
             return "-"
         letters = "".join(self.mixers) if self.mlp else "".join(self.mixers).lower()
         return letters if len(self.mixers) == 1 else f"[{letters}]"
+
+
+def sections(blocks: Iterable[BlockSpec]) -> set[str]:
+    """The fields of ``ModelConfig`` that shape their mixers."""
+    return {LETTERS[letter] for block in blocks for letter in block.mixers}
 
 
 class Placement(StrEnum):

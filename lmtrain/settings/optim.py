@@ -7,7 +7,7 @@ from enum import StrEnum
 from math import gcd
 from typing import TYPE_CHECKING
 
-from lmtrain.models.pattern import LETTERS, parse
+from lmtrain.models.pattern import parse, sections
 from lmtrain.settings.checks import above_zero, not_negative, positive
 from lmtrain.settings.engine import Precision
 
@@ -112,8 +112,7 @@ class OptimConfig:
                 f"optim.base_width={base} needs an output head that learns at a rate of its own: "
                 "say model.tie_embeddings=false"
             )
-        blocks = parse(model.pattern, model.n_layers)
-        parts = {LETTERS[letter] for block in blocks for letter in block.mixers}
+        parts = sections(parse(model.pattern, model.n_layers))
         heads = {
             "attention": ("attention.heads", model.attention.heads),
             "sliding_window": ("sliding_window.heads", model.sliding_window.heads),
