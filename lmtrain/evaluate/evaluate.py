@@ -66,7 +66,7 @@ def write(
     *,
     checkpoint: Path,
     config: EvalConfig | ScoresSection,
-    device: str = "cpu",
+    device: str,
 ) -> None:
     """Write records, and where they come from, to a file that is never seen half-written."""
     record = {
