@@ -49,13 +49,15 @@ FREE = {
 }
 """Keys of a ``config.json`` that may differ from what an export would write."""
 
-UNREAD = re.compile(r"^mtp\.|rotary_emb\.inv_freq$")
-"""Names that transformers leaves out too: heads for tokens further on, tables of old versions."""
+UNREAD = re.compile(r"^mtp\.|^model\.visual\.|rotary_emb\.inv_freq$")
+"""Names that the language model of transformers leaves out too: heads for tokens further on,
+encoders of images, tables of old versions."""
 
 PRESET = "configs/model/imported.yaml"
 """The model section, as an option of Hydra: ``--config-dir OUT/configs model=imported``."""
 
 TARGETS = {target.model_type: target for target in (*NATIVE, CUSTOM)}
+AROUND = {target.inside: target for target in NATIVE if target.inside}
 
 
 def import_folder(config: ImportConfig) -> Path:
@@ -69,11 +71,12 @@ def import_folder(config: ImportConfig) -> Path:
     assert config.folder is not None
     assert config.out is not None
     source, out = Path(config.folder), Path(config.out)
-    said = read_config(source)
+    said = language(read_config(source), source)
     target = find_target(said, source)
     model = read_model(target, said, source)
     links = list(target.links(model))
-    tensors = renamed(target, Stored.folder(source))
+    stored = Stored.folder(source)
+    tensors = renamed(target, stored)
     if model.tie_embeddings:  # a copy of the embedding, which some writers keep
         tensors = tensors.without("lm_head.weight")
     theirs = {name: tuple(x.shape) for name, x in entries(target, model, torch.float32).items()}
@@ -93,6 +96,8 @@ def import_folder(config: ImportConfig) -> Path:
             folder, run, tokenizer=text, around=around, contents=map(read, blank(model))
         )
     print(f"{out}: {target.architecture}, pattern {model.pattern} over {model.n_layers} blocks")
+    if unread := [name for name in stored if UNREAD.search(name)]:
+        print(f"  left out: {len(unread)} tensors that serve no next token, {unread[0]} the first")
     if hybrid:
         print(hybrid.summary())
     print(f"  lmtrain generate checkpoint={out}")
@@ -146,6 +151,21 @@ def read_config(folder: Path) -> Json:
     return said
 
 
+def language(said: Json, folder: Path) -> Json:
+    """What a model of images and text says of its language model; any other, as it is.
+
+    Raises:
+        ValueError: it says nothing of it.
+    """
+    if said.get("model_type") not in AROUND:
+        return said
+    inner, target = said.get("text_config"), AROUND[said["model_type"]]
+    if not isinstance(inner, dict):
+        raise ValueError(f"{folder}/config.json has no text_config: it names no language model")
+    tied = said.get("tie_word_embeddings", False)
+    return {"model_type": target.model_type, "tie_word_embeddings": tied, **inner}
+
+
 def find_target(said: Json, folder: Path) -> Target:
     """The target that the folder is of.
 
@@ -157,7 +177,7 @@ def find_target(said: Json, folder: Path) -> Target:
         return TARGETS[kind]
     code = ", and code of a folder is never run" if "auto_map" in said else ""
     raise ValueError(
-        f"{folder} is of model_type {kind}{code}: lmtrain imports {', '.join(TARGETS)}"
+        f"{folder} is of model_type {kind}{code}: lmtrain imports {', '.join((*TARGETS, *AROUND))}"
     )
 
 

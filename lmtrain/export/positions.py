@@ -29,8 +29,8 @@ COMMON = {
 
 
 def rotary(a: AttentionConfig, **more: Any) -> Json:
-    """Rotary positions over the whole head, in today's spelling and in the older one of servers."""
-    rope = {**parameters(a), "partial_rotary_factor": 1.0, **more}
+    """Rotary positions, in today's spelling and in the older one of servers."""
+    rope = {**parameters(a), "partial_rotary_factor": a.partial_rotary_factor, **more}
     older = {"rope_scaling": rope} if a.rope_scaling.kind is not RopeKind.none else {}
     return {"rope_parameters": rope, "rope_theta": a.rope_theta, **older}
 
@@ -46,23 +46,29 @@ def parameters(a: AttentionConfig) -> Json:
     return said
 
 
-def positions(said: Json) -> Json:
-    """The keys of an attention section behind full rotary positions, in either spelling.
+def positions(said: Json, *, of_parts: bool = False) -> Json:
+    """The keys of an attention section behind rotary positions, in either spelling.
+
+    Args:
+        said: the ``config.json``.
+        of_parts: whether the architecture can turn a part of each head.
 
     Raises:
-        ValueError: they are scaled in a way that lmtrain does not compute, or rotate a part of the
-            head.
+        ValueError: they are scaled in a way that lmtrain does not compute, or of another part.
     """
     rope = {**(said.get("rope_parameters") or {}), **(said.get("rope_scaling") or {})}
     name = rope.get("rope_type", rope.get("type", "default"))
     part = rope.get("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))
-    if name not in KINDS or part != 1.0:
+    if name not in KINDS or (part != 1.0 and not of_parts):
         raise ValueError(
             f"its rotary positions are {name} over {part} of a head: lmtrain has "
-            f"{', '.join(KINDS)}, over 1.0"
+            f"{', '.join(KINDS)}{'' if of_parts else ', over 1.0'}"
         )
-    theta = float(rope.get("rope_theta") or said["rope_theta"])
-    return {"rope_theta": theta, "rope_scaling": _scaling(KINDS[name], rope)}
+    return {
+        "partial_rotary_factor": float(part),
+        "rope_theta": float(rope.get("rope_theta") or said["rope_theta"]),
+        "rope_scaling": _scaling(KINDS[name], rope),
+    }
 
 
 def _scaling(kind: RopeKind, rope: Json) -> RopeScaling:

@@ -35,6 +35,8 @@ class Target:
     """What transformers takes a ``config.json`` to say where it is silent, if that decides."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Beginnings or parts of names that other writers use, and ours."""
+    inside: str = ""
+    """The model_type of a model of images and text that has it as its ``text_config``."""
     code: tuple[str, ...] = ()
     """Files of ``outside/`` that travel with it."""
 

@@ -202,7 +202,7 @@ def _batch(case: Case) -> int:
     """Bytes of a token: itself, its target, and the angles of rotary positions."""
     model = case.config.model
     angles = {
-        (config.width(model.d_model), config.rope_theta, str(config.rope_scaling))
+        (config.rotary_width(model.d_model), config.rope_theta, str(config.rope_scaling))
         for letter, config in (("A", model.attention), ("W", model.sliding_window))
         if letter in case.layers and config.rope
     }

@@ -35,6 +35,9 @@ class AttentionConfig:
     """Width of a head; null is d_model / heads."""
     rope: bool = True
     """Rotary positions; false is NoPE."""
+    partial_rotary_factor: float = 1.0
+    """Part of each head that turns, its first dimensions; the rest of it is NoPE (GPT-NeoX, arXiv
+    2204.06745)."""
     rope_theta: float = 100_000.0
     """Base of the rotary frequencies."""
     rope_scaling: RopeScaling = field(default_factory=RopeScaling)
@@ -51,6 +54,10 @@ class AttentionConfig:
         """Width of a head."""
         return d_model // self.heads if self.head_dim is None else self.head_dim
 
+    def rotary_width(self, d_model: int) -> int:
+        """Width of the part of a head that turns, rounded down as transformers does."""
+        return int(self.width(d_model) * self.partial_rotary_factor)
+
     def problems(self, d_model: int) -> Iterator[tuple[str, str]]:
         """What is wrong with it: pairs of field and remedy."""
         if self.head_dim is None and d_model % self.heads:
@@ -61,12 +68,26 @@ class AttentionConfig:
             yield "kv_heads", f"{self.kv_heads} does not divide heads={self.heads}: {remedy}"
         if not 0 < self.rope_theta < inf:
             yield "rope_theta", f"{self.rope_theta} must be positive and finite"
-        if self.rope and self.width(d_model) % 2:
-            yield "head_dim", f"{self.width(d_model)} is odd: rotary positions need pairs"
+        yield from self._rotary_problems(d_model)
         for name, problem in self.rope_scaling.problems(rope=self.rope):
             yield f"rope_scaling.{name}", problem
         if self.qk_norm_joint and not self.qk_norm:
             yield "qk_norm_joint", "true normalises nothing without qk_norm: say qk_norm=true"
+
+    def _rotary_problems(self, d_model: int) -> Iterator[tuple[str, str]]:
+        part, width = self.partial_rotary_factor, self.width(d_model)
+        if part != 1 and not self.rope:
+            yield "partial_rotary_factor", f"{part} of no rotation: leave it out, or say rope=true"
+        elif not 0 < part <= 1:
+            yield "partial_rotary_factor", f"{part} must be above 0 and at most 1"
+        elif self.rope and part == 1 and width % 2:
+            yield "head_dim", f"{width} is odd: rotary positions need pairs"
+        elif self.rope and (self.rotary_width(d_model) % 2 or not self.rotary_width(d_model)):
+            yield (
+                "partial_rotary_factor",
+                f"{part} of {width} dimensions is {self.rotary_width(d_model)}: rotary positions "
+                "need pairs, choose a part that gives an even number",
+            )
 
 
 @dataclass(kw_only=True)

@@ -40,13 +40,14 @@ def attend(
     return torch.einsum("hts,shd->thd", scores.masked_fill(~visible, -torch.inf).softmax(-1), v)
 
 
-def rotary(x: Tensor, position: Tensor, theta: float) -> Tensor:
-    """Rotate pairs ``(i, i + d/2)`` of ``x [t, h, d]`` by ``position * theta^(-2i/d)``."""
-    half = x.shape[-1] // 2
+def rotary(x: Tensor, position: Tensor, theta: float, *, width: int) -> Tensor:
+    """Rotate pairs ``(i, i + width/2)`` of ``x [t, h, d]`` by ``position * theta^(-2i/width)``."""
+    half = width // 2
     frequency = theta ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = (position[:, None] * frequency)[:, None].to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+    a, b, rest = x[..., :half], x[..., half:width], x[..., width:]
+    turned = a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()
+    return torch.cat([*turned, rest], -1)
 
 
 def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), pairs ``(i, i + d/2)``."""
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), pairs ``(i, i + width/2)``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Frequencies(NamedTuple):
 
 
 def frequencies(width: int, theta: float) -> Frequencies:
-    """``theta^(-2i / width)`` for the pairs ``i`` of a head; known on the host."""
+    """``theta^(-2i / width)`` for the pairs ``i`` of the width that turns; on the host."""
     exponent = torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width
     return Frequencies(tuple((theta**-exponent).tolist()))
 
@@ -100,9 +100,13 @@ def angles(layout: SequenceLayout, *, of: Frequencies) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Each head of ``x [t, h, d]`` by its ``angles``; computed in at least fp32."""
-    a, b = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+    """Each head of ``x [t, h, d]`` by its ``angles``; computed in at least fp32.
+
+    Where there are fewer than ``d / 2`` pairs, the dimensions behind them stay.
+    """
+    pairs, exact = cos.shape[-1], torch.promote_types(x.dtype, torch.float32)
+    a, b, still = x.to(exact).split([pairs, pairs, x.shape[-1] - 2 * pairs], -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, still], -1).to(x.dtype)
 
 
 def _tables(layout: SequenceLayout, of: Frequencies) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,9 @@ NATIVE: dict[str, tuple[str, ModelConfig]] = {
             pattern="Gga",
             norm=CENTERED,
             tie_embeddings=False,
-            attention=AttentionConfig(**HEADS, head_dim=12, output_gate=True),
+            attention=AttentionConfig(
+                **HEADS, head_dim=12, output_gate=True, partial_rotary_factor=0.5
+            ),
         ),
     ),
     "olmo_hybrid": (
@@ -151,7 +153,13 @@ NATIVE: dict[str, tuple[str, ModelConfig]] = {
     ),
     "qwen3_5 yarn": (
         "qwen3_5_text",
-        replace(BASE, pattern="GA", attention=AttentionConfig(**HEADS, rope_scaling=YARN)),
+        replace(
+            BASE,
+            pattern="GA",
+            attention=AttentionConfig(
+                **HEADS, head_dim=16, partial_rotary_factor=0.75, rope_scaling=YARN
+            ),
+        ),
     ),
     "qwen3_5 llama3": (
         "qwen3_5_text",
@@ -188,8 +196,8 @@ CUSTOM: dict[str, ModelConfig] = {
         BASE,
         pattern="GWMA",
         n_layers=4,
-        attention=replace(GATED, rope_scaling=YARN),
-        sliding_window=replace(WINDOW, rope_scaling=LINEAR),
+        attention=replace(GATED, partial_rotary_factor=0.75, head_dim=16, rope_scaling=YARN),
+        sliding_window=replace(WINDOW, partial_rotary_factor=0.25, rope_scaling=LINEAR),
     ),
     "llama3 and yarn": replace(
         BASE,

@@ -133,6 +133,19 @@ QWEN3_5: dict[str, Any] = {
     "rope_parameters": {**ROTARY, "mrope_section": [1, 1, 0], "partial_rotary_factor": 0.25},
     **{"tie_word_embeddings": True, "use_cache": True, "vocab_size": 320},
 }
+WITH_IMAGES: dict[str, Any] = {
+    **{"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5"},
+    **{"image_token_id": 258, "video_token_id": 259, "vision_start_token_id": 260},
+    **{"text_config": QWEN3_5, "tie_word_embeddings": True, "vision_end_token_id": 261},
+    "transformers_version": "4.57.0.dev0",
+    "vision_config": {
+        **{"deepstack_visual_indexes": [], "depth": 1, "hidden_act": "gelu_pytorch_tanh"},
+        **{"hidden_size": 16, "in_channels": 3, "initializer_range": 0.02, "num_heads": 2},
+        **{"intermediate_size": 24, "model_type": "qwen3_5", "num_position_embeddings": 16},
+        **{"out_hidden_size": 32, "patch_size": 4, "spatial_merge_size": 2},
+        "temporal_patch_size": 2,
+    },
+}
 WHOLE = {**ROTARY, "mrope_section": [4, 2, 2], "partial_rotary_factor": 1.0}
 OLMO_HYBRID: dict[str, Any] = {
     **{"architectures": ["OlmoHybridForCausalLM"], "model_type": "olmo_hybrid"},
@@ -175,6 +188,7 @@ READ: dict[str, dict[str, Any]] = {
     "Mamba-2": MAMBA2,
     "Granite 4 without multipliers": {**GRANITE, **ONE},
     "Nemotron-H": NEMOTRON,
+    "Qwen3.5": QWEN3_5,
     "Qwen3.5 over whole heads": {
         **QWEN3_5,
         **{"rope_parameters": WHOLE, "partial_rotary_factor": 1.0},

@@ -9,11 +9,23 @@ import pytest
 import torch
 from asking import stored
 from cases import weights
-from published import GRANITE, LLAMA, LLAMA_3, MAMBA2, MISTRAL, NEMOTRON, QWEN3, QWEN3_5, READ
+from published import (
+    GRANITE,
+    LLAMA,
+    LLAMA_3,
+    MAMBA2,
+    MISTRAL,
+    NEMOTRON,
+    QWEN3,
+    QWEN3_5,
+    READ,
+    WITH_IMAGES,
+)
+from safetensors.torch import save_file
 
 from lmtrain.data.tokenize import bytes_tokenizer
 from lmtrain.export.export import export
-from lmtrain.export.importing import TARGETS, import_folder, read_model
+from lmtrain.export.importing import TARGETS, find_target, import_folder, language, read_model
 from lmtrain.export.trained import Trained
 from lmtrain.export.verify import logits
 from lmtrain.export.weights import entries, plan, write_weights
@@ -30,7 +42,8 @@ OTHER_HOMES = {"Mistral 7B v0.3": "llama"}
 
 
 def understood(said: dict[str, Any], folder: Path) -> ModelConfig:
-    return read_model(TARGETS[said["model_type"]], said, folder)
+    inner = language(said, folder)
+    return read_model(find_target(inner, folder), inner, folder)
 
 
 def published(folder: Path, said: dict[str, Any]) -> ModelConfig:
@@ -115,7 +128,8 @@ def test_silence_means_what_it_means_to_transformers(name: str, tmp_path: Path) 
     [
         (GRANITE, "says attention_multiplier=0.015625: of granitemoehybrid, lmtrain has"),
         ({k: v for k, v in GRANITE.items() if k != "attention_multiplier"}, "is silent, which"),
-        (QWEN3_5, "rotary positions are default over 0.25 of a head"),
+        ({**QWEN3, "partial_rotary_factor": 0.25}, "positions are default over 0.25 of a head"),
+        ({**QWEN3_5, "head_dim": 12}, "0.25 of 12 dimensions is 3: rotary positions need pairs"),
         ({**NEMOTRON, "hybrid_override_pattern": "M-ME-"}, "a layer of kind E"),
         ({**NEMOTRON, "mamba_num_heads": 5}, "says mamba_num_heads=5"),
         ({**NEMOTRON, "use_bias": True}, "says use_bias=True: of nemotron_h"),
@@ -137,6 +151,41 @@ def test_what_lmtrain_does_not_compute_is_refused(
         understood(said, tmp_path)
 
 
+@pytest.mark.slow
+def test_the_language_model_of_a_model_with_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Qwen3.5 is published: its configuration inside, its names longer, and more tensors."""
+    source = tmp_path / "source"
+    model = published(source, QWEN3_5)
+    alone = asked(source)
+    tensors = {
+        name.replace("model.", "model.language_model.", 1): tensor
+        for name, tensor in stored(source).items()
+    }
+    more = {"model.visual.blocks.0.attn.qkv.weight": torch.ones(48, 16), "mtp.fc.weight": alone}
+    save_file(tensors | more, source / "model.safetensors")
+    (source / "config.json").write_text(json.dumps(WITH_IMAGES))
+    theirs = asked(source)
+    assert torch.equal(theirs, alone)
+    back = import_folder(ImportConfig(folder=str(source), out=str(tmp_path / "back")))
+    assert "left out: 2 tensors that serve no next token" in capsys.readouterr().out
+    trained = Trained.open(back)
+    assert trained.run.model == model
+    ours = logits(model, TOKENS, trained.tensors.__getitem__)
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_what_is_said_inside_counts_and_then_what_is_said_around(tmp_path: Path) -> None:
+    text = {key: value for key, value in QWEN3_5.items() if key != "tie_word_embeddings"}
+    for around in (True, False):
+        for own, expected in (({}, around), ({"tie_word_embeddings": True}, True)):
+            said = {**WITH_IMAGES, "text_config": {**text, **own}, "tie_word_embeddings": around}
+            assert understood(said, tmp_path).tie_embeddings is expected
+    with pytest.raises(ValueError, match="has no text_config: it names no language model"):
+        understood({**WITH_IMAGES, "text_config": None}, tmp_path)
+
+
 def test_windows_of_qwen3_begin_where_it_says(tmp_path: Path) -> None:
     said = {**QWEN3, "use_sliding_window": True, "sliding_window": 8, "num_hidden_layers": 4}
     assert understood(said, tmp_path).pattern == "AAWW"
@@ -146,11 +195,9 @@ def test_windows_of_qwen3_begin_where_it_says(tmp_path: Path) -> None:
 
 def test_tensors_that_no_model_reads_are_left_out(tmp_path: Path) -> None:
     """Tables of positions of old checkpoints; heads that predict tokens further on."""
-    from safetensors.torch import load_file, save_file
-
     source = tmp_path / "source"
     model = published(source, LLAMA)
-    tensors = load_file(source / "model.safetensors")
+    tensors = stored(source)
     more = {
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
         "mtp.fc.weight": torch.ones(2, 2),

@@ -148,14 +148,19 @@ def test_a_word_is_the_shortest_that_tiles(letters: str, shortest: str) -> None:
 
 def test_rotary_positions_in_both_spellings() -> None:
     plain = RopeScaling()
-    assert positions({"rope_theta": 5e5}) == {"rope_theta": 5e5, "rope_scaling": plain}
+    whole = {"partial_rotary_factor": 1.0, "rope_scaling": plain}
+    assert positions({"rope_theta": 5e5}) == {"rope_theta": 5e5, **whole}
     today = {"rope_theta": 1e4, "rope_type": "default"}
     found = positions({"rope_parameters": today})
-    assert found == {"rope_theta": 1e4, "rope_scaling": plain}
+    assert found == {"rope_theta": 1e4, **whole}
+    for said in ({}, {"rope_parameters": {**today, "partial_rotary_factor": 0.25}}):
+        part = {"rope_theta": 1e4, "partial_rotary_factor": 0.25, **said}
+        found = positions(part, of_parts=True)
+        assert found == {"rope_theta": 1e4, **whole, "partial_rotary_factor": 0.25}
     older = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "truncate": True}
     yarn = RopeScaling(kind=RopeKind.yarn, factor=4.0, original_length=64)
     found = positions({"rope_theta": 1e4, "rope_scaling": older})
-    assert found == {"rope_theta": 1e4, "rope_scaling": yarn}
+    assert found == {"rope_theta": 1e4, **whole, "rope_scaling": yarn}
     llama3 = {
         **{"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4},
         "original_max_position_embeddings": 64,

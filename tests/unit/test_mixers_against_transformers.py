@@ -135,7 +135,7 @@ def qwen3_next_config() -> Any:
         rope_parameters={
             "rope_type": "default",
             "rope_theta": 1e5,
-            "partial_rotary_factor": 1.0,
+            "partial_rotary_factor": 0.25,
         },
         linear_num_key_heads=2,
         linear_num_value_heads=4,
@@ -153,7 +153,13 @@ def qwen3_next_attention() -> Pair:
 
     config = qwen3_next_config()
     theirs = randomise(m.Qwen3NextAttention(config, 1))
-    ours = AttentionConfig(heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, output_gate=True)
+    ours = AttentionConfig(
+        heads=HEADS,
+        kv_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        output_gate=True,
+        partial_rotary_factor=0.25,
+    )
     call = attention_call(theirs, m.Qwen3NextRotaryEmbedding(config), None)
     mixer = Attention(ours, D, NormConfig(zero_centered=True))
     return Pair(theirs, call, mixer, attention_parameters)

@@ -92,13 +92,15 @@ def test_l2_norm() -> None:
     compare(l2_norm, lambda x: x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt(), draw(5, 2, 7))
 
 
-def test_rotary_restarts_in_each_document() -> None:
+@pytest.mark.parametrize("width", [8, 6, 2])
+def test_rotary_restarts_in_each_document(width: int) -> None:
     layout = replace(SequenceLayout.of_lengths([3, 40, 5]), start=2, stop=46)
     x = draw(44, 2, 8)
-    actual = rotate(x, *angles(layout, of=frequencies(x.shape[-1], 100.0)))
-    expected = reference.rotary(x, layout.position, 100.0)
+    actual = rotate(x, *angles(layout, of=frequencies(width, 100.0)))
+    expected = reference.rotary(x, layout.position, 100.0, width=width)
     assert (actual - expected).abs().max() < 1e-6  # tables are fp32
     assert torch.equal(actual[1], x[1])  # the first token of a document is not rotated
+    assert torch.equal(actual[..., width:], x[..., width:])
 
 
 def test_activations() -> None:

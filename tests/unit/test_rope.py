@@ -231,3 +231,19 @@ def test_no_positions_cannot_be_scaled() -> None:
     problems = replace(model, attention=config).check()
     assert len(problems) == 1
     assert "rope=false has none: say none" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (AttentionConfig(partial_rotary_factor=0.0), "0.0 must be above 0 and at most 1"),
+        (AttentionConfig(partial_rotary_factor=1.5), "1.5 must be above 0 and at most 1"),
+        (AttentionConfig(partial_rotary_factor=math.nan), "nan must be above 0"),
+        (AttentionConfig(rope=False, partial_rotary_factor=0.5), "0.5 of no rotation: leave it"),
+        (AttentionConfig(head_dim=12, partial_rotary_factor=0.25), "0.25 of 12 dimensions is 3"),
+        (AttentionConfig(head_dim=8, partial_rotary_factor=0.1), "0.1 of 8 dimensions is 0"),
+    ],
+)
+def test_a_part_of_a_head_has_pairs(config: AttentionConfig, said: str) -> None:
+    [problem] = ModelConfig(attention=config).check()
+    assert f"model.attention.partial_rotary_factor = {said}" in problem

@@ -41,6 +41,7 @@ def blockers(config: ModelConfig, *, allowed: str, qk_norm: bool, after: bool) -
     a, section = shape(config), "attention" if "A" in letters(config) else "sliding_window"
     fields = {
         "rope": (a.rope, True),
+        "partial_rotary_factor": (a.partial_rotary_factor, 1.0),
         "qk_norm": (a.qk_norm, qk_norm),
         "output_gate": (a.output_gate, False),
         "norm_after": (a.norm_after, after),

@@ -36,6 +36,7 @@ def blockers(config: ModelConfig) -> list[str]:
             attention__qk_norm=(a.qk_norm, False),
             attention__output_gate=(a.output_gate, False),
             attention__norm_after=(a.norm_after, False),
+            attention__partial_rotary_factor=(a.partial_rotary_factor, 1.0),
         ),
         *whole_heads(config),
     ]

@@ -37,6 +37,7 @@ def blockers(config: ModelConfig) -> list[str]:
             attention__qk_norm_joint=(a.qk_norm_joint, True),
             attention__norm_after=(a.norm_after, True),
             attention__output_gate=(a.output_gate, False),
+            attention__partial_rotary_factor=(a.partial_rotary_factor, 1.0),
             norm__eps=(config.norm.eps, GATED_NORM_EPS),
         ),
         *whole_heads(config),

@@ -62,7 +62,8 @@ def describe(config: ModelConfig) -> Json:
     """Sections of multimodal positions are said, and all equal for text."""
     a = config.attention
     width = a.width(config.d_model)
-    third = width // 6
+    pairs = a.rotary_width(config.d_model) // 2
+    third = pairs // 3
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -83,9 +84,9 @@ def describe(config: ModelConfig) -> Json:
         **rotary(
             a,
             mrope_interleaved=True,
-            mrope_section=[width // 2 - 2 * third, third, third],
+            mrope_section=[pairs - 2 * third, third, third],
         ),
-        "partial_rotary_factor": 1.0,
+        "partial_rotary_factor": a.partial_rotary_factor,
     }
 
 
@@ -151,7 +152,7 @@ def read(said: Json) -> ModelConfig:
             heads=said["num_attention_heads"],
             kv_heads=said["num_key_value_heads"],
             head_dim=said["head_dim"],
-            **positions(said),
+            **positions(said, of_parts=True),
             output_gate=True,
         ),
         gated_deltanet=read_deltanet(said),
@@ -181,4 +182,6 @@ QWEN3_5 = Target(
     links=links,
     read=read,
     defaults={"partial_rotary_factor": 0.25, "rope_theta": 1e4},
+    renamed=(("model.language_model.", "model."),),
+    inside="qwen3_5",
 )

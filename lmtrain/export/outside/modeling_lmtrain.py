@@ -88,16 +88,17 @@ def frequencies(width, settings, device):
 
 
 def rotate(x, position, settings):
-    """Rotary positions, pairs ``(i, i + d/2)``; ``x [b, h, t, d]``.
+    """Rotary positions, pairs ``(i, i + width/2)`` of the part that turns; ``x [b, h, t, d]``.
 
     The table is made here: a buffer made in ``__init__`` would be lost, as models are born on the
     meta device.
     """
-    radians, grown = frequencies(x.shape[-1], settings, x.device)
+    width = int(x.shape[-1] * settings["partial_rotary_factor"])
+    radians, grown = frequencies(width, settings, x.device)
     angle = position[:, None, :, None].to(radians.dtype) * radians
     cos, sin = (grown * angle.cos()).float(), (grown * angle.sin()).float()
-    a, b = x.float().chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+    a, b, still = x.float().split([width // 2, width // 2, x.shape[-1] - width], -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, still], -1).to(x.dtype)
 
 
 def eager_attention(module, query, key, value, attention_mask, scaling, **kwargs):  # noqa: ARG001

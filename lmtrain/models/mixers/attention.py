@@ -58,7 +58,7 @@ class Attention(nn.Module):
         q, k = (inner, shared) if config.qk_norm_joint else (self.head_dim, self.head_dim)
         self.q_norm = RMSNorm.of(q, norm) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm.of(k, norm) if config.qk_norm else nn.Identity()
-        self.angles = partial(angles, of=_frequencies(config, self.head_dim))
+        self.angles = partial(angles, of=_frequencies(config, config.rotary_width(d_model)))
         self.use(TORCH)
 
     def use(self, operations: Operations) -> None:
