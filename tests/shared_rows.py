@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -35,6 +35,8 @@ from lmtrain.parallelize import rematerialize, share_rows
 from lmtrain.settings.engine import Remat
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lmtrain.planner import Choose
 
 SPAN = 16
@@ -145,6 +147,7 @@ def parallel(case: Case, mesh: SequenceMesh) -> Decoder:
 
 def run(model: Decoder, tokens: Tensor, targets: Tensor, layout: SequenceLayout) -> list[Tensor]:
     """Logits, the gradient of the embedded tokens, and of every parameter."""
+    model.zero_grad()
     embedded: list[Tensor] = []
 
     def keep(_: Any, __: Any, x: Tensor) -> None:
@@ -182,37 +185,75 @@ class Found:
 
 def compare() -> dict[tuple[Case, str], Found]:
     """Every case on every row, against one process."""
-    found: dict[tuple[Case, str], Found] = {}
     mesh = open_mesh(traffic := Traffic())
-    for case in cases():
-        for name, lengths in case.met(mesh.size).items():
-            found[case, name] = _compare(case, lengths, mesh, traffic)
-    return found
+    met = {case: case.met(mesh.size) for case in cases()}
+    every = (_alone(case, lengths) for case, rows in met.items() for lengths in rows.values())
+    _share_references(dict.fromkeys(every))
+    return {
+        (case, name): found
+        for case, rows in met.items()
+        for name, found in _compare(case, rows, mesh, traffic).items()
+    }
 
 
 def open_mesh(traffic: Traffic) -> SequenceMesh:
     return SequenceMesh.open(dist.get_world_size(), torch.device("cpu"), traffic, strided=True)
 
 
-@cache
-def _one_process(case: Case, lengths: tuple[int, ...]) -> list[Tensor]:
-    whole = SequenceLayout.of_lengths(lengths)
-    return run(build(case), *text(whole.bounds[-1]), whole)
+Alone = tuple[Case, tuple[int, ...]]
+"""A case without ranks, and the lengths of its documents."""
+REFERENCES: dict[Alone, list[Tensor]] = {}
+"""What one process finds."""
 
 
-def _compare(case: Case, lengths: list[int], mesh: SequenceMesh, traffic: Traffic) -> Found:
+def _alone(case: Case, lengths: list[int]) -> Alone:
+    return replace(case, strategies=(), remat=Remat.none, rows=()), tuple(lengths)
+
+
+def _one_process(alone: Alone) -> list[Tensor]:
+    if alone not in REFERENCES:
+        case, lengths = alone
+        whole = SequenceLayout.of_lengths(lengths)
+        REFERENCES[alone] = run(_built(case), *text(whole.bounds[-1]), whole)
+    return REFERENCES[alone]
+
+
+_built = lru_cache(maxsize=1)(build)
+
+
+def _share_references(every: Iterable[Alone]) -> None:
+    """Each rank computes its part of them, for all."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    parts: list[Any] = [None] * size
+    mine = {alone: _one_process(alone) for alone in list(every)[rank::size]}
+    dist.all_gather_object(parts, mine)
+    for part in parts:
+        REFERENCES.update(part)
+
+
+def _compare(
+    case: Case, rows: dict[str, list[int]], mesh: SequenceMesh, traffic: Traffic
+) -> dict[str, Found]:
+    model = parallel(case, mesh)
+    return {name: _meet(case, model, row, mesh, traffic) for name, row in rows.items()}
+
+
+def _meet(
+    case: Case, model: Decoder, lengths: list[int], mesh: SequenceMesh, traffic: Traffic
+) -> Found:
     whole = SequenceLayout.of_lengths(lengths)
     layout = whole.shard(mesh.rank, mesh.size)
     span = slice(layout.start, layout.stop)
-    alone = replace(case, strategies=(), remat=Remat.none, rows=())
-    expected = _one_process(alone, tuple(lengths))
+    expected = _one_process(_alone(case, lengths))
     expected = [x[span] for x in expected[:2]] + expected[2:]
     traffic.sent = 0
     tokens, targets = (x[span] for x in text(whole.bounds[-1]))
-    actual = run(parallel(case, mesh), tokens, targets, layout)
+    actual = run(model, tokens, targets, layout)
     sent = traffic.sent
-    for grad in actual[2:]:
-        dist.all_reduce(grad)
+    summed = torch.cat([grad.flatten() for grad in actual[2:]])
+    dist.all_reduce(summed)
+    parts = summed.split([grad.numel() for grad in actual[2:]])
+    actual[2:] = [part.view_as(grad) for part, grad in zip(parts, actual[2:], strict=True)]
     return Found(
         max(
             float((a - b).abs().max() / b.abs().max().clamp(min=1e-3))
@@ -228,8 +269,6 @@ class Probed:
 
     saved: dict[str, tuple[int, int]]
     """Bytes kept for the backward, by mixture, of one process and of this rank."""
-    mutated: dict[str, float]
-    """For each mutation, the largest error of all cases of the mixer that shows it."""
     unelided: float
     """The largest error when all ranks speak, whatever the documents."""
 
@@ -238,30 +277,32 @@ def probe() -> Probed:
     """Look at everything else."""
     mesh = open_mesh(traffic := Traffic())
     mixtures = {str(m): Case("GWMA", tuple(m.items())) for m in MIXTURES}
+    row, (tokens, _) = SequenceLayout.of_lengths([ROW - 300, 300]), text(ROW)
+    whole, layout = _saved(build(Case("GWMA", ())), tokens, row), row.shard(mesh.rank, mesh.size)
+    here = tokens[layout.start : layout.stop]
     return Probed(
-        {name: _saved_both(case, mesh) for name, case in mixtures.items()},
-        {name: _mutated(name, mesh, traffic) for name in MUTATIONS},
+        {name: (whole, _saved(parallel(m, mesh), here, layout)) for name, m in mixtures.items()},
         _unelided(mesh, traffic),
     )
+
+
+def mutated() -> dict[str, float]:
+    """For each mutation, the largest error of all cases of the mixer that shows it."""
+    mesh = open_mesh(traffic := Traffic())
+    return {name: _mutated(name, mesh, traffic) for name in MUTATIONS}
 
 
 def _unelided(mesh: SequenceMesh, traffic: Traffic) -> float:
     """Mixtures on rows whose documents need less than all ranks, or none."""
     with patch.object(parallelize, "_degree", lambda _, ranks: ranks):
-        every = rows(SPAN, mesh.size)
-        return max(
-            _compare(Case("GWMA", tuple(m.items())), every[name], mesh, traffic).error
-            for m in MIXTURES
-            for name in ("a document a rank", "equal documents", "empty rank")
-        )
+        names = ("a document a rank", "equal documents", "empty rank")
+        every = [Case("GWMA", tuple(m.items()), rows=names) for m in MIXTURES]
+        return max(_worst(case, mesh, traffic) for case in every)
 
 
-def _saved_both(case: Case, mesh: SequenceMesh) -> tuple[int, int]:
-    whole = SequenceLayout.of_lengths([ROW - 300, 300])
-    layout = whole.shard(mesh.rank, mesh.size)
-    tokens, _ = text(ROW)
-    here = tokens[layout.start : layout.stop]
-    return _saved(build(case), tokens, whole), _saved(parallel(case, mesh), here, layout)
+def _worst(case: Case, mesh: SequenceMesh, traffic: Traffic) -> float:
+    found = _compare(case, case.met(mesh.size), mesh, traffic)
+    return max(each.error for each in found.values())
 
 
 def _saved(model: Decoder, tokens: Tensor, layout: SequenceLayout) -> int:
@@ -281,15 +322,15 @@ def _saved(model: Decoder, tokens: Tensor, layout: SequenceLayout) -> int:
 
 
 def _mutated(name: str, mesh: SequenceMesh, traffic: Traffic) -> float:
-    (pattern, patches), worst = MUTATIONS[name], 0.0
+    pattern, patches = MUTATIONS[name]
     with ExitStack() as stack:
         for target, attribute, wrong in patches:
             stack.enter_context(patch.object(target, attribute, wrong))
-        for case in cases():
-            if case.pattern == pattern and case.window <= SPAN:
-                for lengths in replace(case, rows=HARDEST).met(mesh.size).values():
-                    worst = max(worst, _compare(case, lengths, mesh, traffic).error)
-    return worst
+        return max(
+            _worst(replace(case, rows=HARDEST), mesh, traffic)
+            for case in cases()
+            if case.pattern == pattern and case.window <= SPAN
+        )
 
 
 def _no_halo(*tensors: Tensor, **_: Any) -> tuple[Tensor, ...]:
@@ -323,7 +364,7 @@ def _growing(self: ScalarDecay, *args: Any, **options: Any) -> AffineState:
 _SUMMARY = ScalarDecay.summary
 
 
-def _alone(*qkv: Tensor, layout: SequenceLayout, **_: Any) -> Tensor:
+def _local(*qkv: Tensor, layout: SequenceLayout, **_: Any) -> Tensor:
     here = [b - layout.start for b in layout.bounds if layout.start < b < layout.stop]
     return attend(*qkv, layout=SequenceLayout.whole([0, *here, len(layout)]))
 
@@ -337,6 +378,6 @@ MUTATIONS: dict[str, tuple[str, list[tuple[Any, str, Any]]]] = {
     "a decay has the wrong sign": ("M", [(ScalarDecay, "summary", _growing)]),
     "a window has no halo": ("W", [(halo, "widen", _no_halo)]),
     "a convolution has no halo": ("M", [(halo, "widen", _no_halo)]),
-    "attention is local": ("A", [(parallelize, "ring", _alone), (parallelize, "gather", _alone)]),
+    "attention is local": ("A", [(parallelize, "ring", _local), (parallelize, "gather", _local)]),
 }
 """For each wrong line: the mixer that shows it, and what is put where."""

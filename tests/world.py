@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATIENCE_SECONDS = 1200
-IMPORTED = ["lmtrain.evaluate.evaluate", "lmtrain.train.engines.fsdp", "lmtrain.train.trainer"]
+IMPORTED = [
+    "torch._dynamo",
+    "lmtrain.evaluate.evaluate",
+    "lmtrain.train.engines.fsdp",
+    "lmtrain.train.trainer",
+]
 """What takes seconds to import: a server does it once, and forks what tests start."""
 
 CONTEXT = get_context("forkserver")

@@ -56,6 +56,14 @@ GROUPED = replace(
     gated_deltanet=GatedDeltaNetConfig(key_heads=2, value_heads=4, key_dim=32, value_dim=48),
     mlp=MlpConfig(kind=MlpKind.relu2),
 )
+BARE = replace(
+    ODD,
+    branch_norm=False,
+    mamba2=Mamba2Config(inner=40, head_dim=8, state_dim=5, norm=False),
+)
+WITHOUT_NORMS = replace(
+    GROUPED, branch_norm=False, mamba2=replace(GROUPED.mamba2, inner=192, norm=False)
+)
 PLAIN = ModelConfig(d_model=32, n_layers=4, pattern="GWMA", vocab_size=41)
 
 
@@ -65,7 +73,7 @@ def decoder(config: ModelConfig) -> Decoder:
     return model
 
 
-@pytest.mark.parametrize("config", [ODD, PLAIN], ids=["odd", "plain"])
+@pytest.mark.parametrize("config", [ODD, BARE, PLAIN], ids=["odd", "bare", "plain"])
 def test_parameters_equal_the_modules(config: ModelConfig) -> None:
     with torch.device("meta"):
         model = Decoder(config)
@@ -187,7 +195,9 @@ def test_the_state_of_a_window_stops_growing() -> None:
 
 
 @pytest.mark.parametrize("word", ["A", "W", "M", "G", "-", "[AM]"])
-@pytest.mark.parametrize("config", [WIDE, GROUPED], ids=["wide", "grouped"])
+@pytest.mark.parametrize(
+    "config", [WIDE, GROUPED, WITHOUT_NORMS], ids=["wide", "grouped", "without norms"]
+)
 def test_the_estimate_of_saved_numbers_is_near_the_count(word: str, config: ModelConfig) -> None:
     config = replace(config, pattern=word)
     model, layout = decoder(config), SequenceLayout.of_lengths([2048])
