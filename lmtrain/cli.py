@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ Overrides follow the verb, as many as you like
   -m +sweep=hybrid_ratio       runs those of a file of configs/sweep: ratios, placements, seeds
 
 See before you run
-  lmtrain VERB --help          the groups and their options, every key and its default
+  lmtrain VERB --help          the groups and their options, every key, its value and meaning
+  lmtrain VERB --help optim    all about the keys that begin so
   lmtrain VERB --cfg job       what these overrides make of it
 
 Completion in bash, fish and zsh
@@ -175,7 +177,7 @@ def main() -> None:
             _complete()
         case [name, *_] if name in VERBS:
             del sys.argv[1]
-            sys.exit(_report(lambda: _through_hydra(VERBS[name])))
+            sys.exit(_report(lambda: _through_hydra(name)))
         case [name, *_]:
             near = get_close_matches(name, VERBS, n=1)
             hint = f"do you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}"
@@ -187,14 +189,17 @@ def help_text() -> str:
     return HELP.format(verbs="\n".join(f"  {name:<10} {v.does}" for name, v in VERBS.items()))
 
 
-def _through_hydra(verb: Verb) -> int:
+def _through_hydra(name: str) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     from lmtrain.config import config_dir, typed
+    from lmtrain.help import show, split
 
-    trains = verb == VERBS["train"]
+    verb, trains = VERBS[name], name == "train"
+    asked, sys.argv[1:] = split(sys.argv[1:])
+    run = verb.run if asked is None else partial(show, name, verb.does, asked)
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=verb.config)
     def job(composed: DictConfig) -> int:
@@ -209,7 +214,7 @@ def _through_hydra(verb: Verb) -> int:
             case _ if trains and settings.sweeper.params:
                 raise ValueError("+sweep and +experiment run several trainings: add -m")
             case _:
-                code = _report(lambda: verb.run(typed(composed)))
+                code = _report(lambda: run(typed(composed)))
                 return sys.exit(code) if code else 0
 
     if not {"-m", "--multirun"} & set(sys.argv):
@@ -243,6 +248,9 @@ def _report(work: Callable[[], int]) -> int:
         return _fail(sentence(error))
     except ChildProcessError as error:
         return _fail(str(error), code=1)
+    except BrokenPipeError:  # who read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as shells say of SIGPIPE
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
 
@@ -257,13 +265,13 @@ def _complete() -> None:
     """Shell completion: the verbs first, then Hydra completes the overrides of that verb."""
     words = os.environ.get("COMP_LINE", "").split()
     at_end = os.environ.get("COMP_LINE", "").endswith(" ")
-    verb = VERBS["train"]
+    verb = "train"
     if sys.argv[2:3] and sys.argv[2].startswith("query="):
         if len(words) + at_end < 3:  # noqa: PLR2004  the verb itself is not finished
             print(" ".join(VERBS))
             return
         if words[1] not in VERBS:
             return
-        verb = VERBS[words[1]]
+        verb = words[1]
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]]) + " " * at_end
     _through_hydra(verb)

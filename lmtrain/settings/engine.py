@@ -56,7 +56,7 @@ class Remat(StrEnum):
     the share ``remat_budget`` of what ``none`` keeps, and compute as little twice as that allows:
     `lmtrain.budget.choose` chooses, by formula."""
     block = "full"
-    """The name of ``full`` in configurations before 0.2; read, never written."""
+    """The former name of ``full``; read, never written."""
 
 
 class Device(StrEnum):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
+from typing import cast
 
 import pytest
 from hydra.errors import HydraException
 
 from lmtrain import cli, config
+from lmtrain.help import keys
 
 
 def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -49,15 +52,51 @@ def test_every_verb_shows_its_configuration(
     assert ":" in capsys.readouterr().out
 
 
-def test_help_of_a_verb_lists_groups_and_keys(
+def helped(
+    *words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[str, str, int]:
+    """What ``lmtrain words`` prints, to either stream, and its exit code."""
+    monkeypatch.setattr(sys, "argv", ["lmtrain", *words])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    out, err = capsys.readouterr()
+    return out, err, cast("int", exit_.value.code)
+
+
+def test_help_of_a_verb_has_its_groups_and_what_every_key_means(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["lmtrain", "train", "--help"])
-    with pytest.raises(SystemExit):
-        cli.main()
-    text = capsys.readouterr().out
-    assert "optim: adamw, muon, wsd" in text
-    assert "tokens_per_step:" in text
+    shown = partial(helped, monkeypatch=monkeypatch, capsys=capsys)
+    text, _, code = shown("train", "optim=wsd", "train.steps=7", "--help")
+    assert code == 0
+    assert "  optim              adamw muon *wsd\n" in text
+    assert "  train.steps=7                        Optimizer updates" in text
+    assert all(f"  {key}=" in text for key in config.flat(config.RunConfig()) if "." in key)
+    assert "Groups" not in shown("report", "--help")[0]
+
+
+def test_help_tells_all_of_what_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = partial(helped, monkeypatch=monkeypatch, capsys=capsys)
+    text, _, code = shown("train", "--help", "engine.kind", "faults", "-m", "optim.lr=1,2")
+    assert code == 0
+    assert "deepspeed: ZeRO by zero. (fsdp, ddp, deepspeed)" in " ".join(text.split())
+    assert [line for line in text.splitlines() if line.startswith("  faults.")] == [
+        "  faults.policy=abort",
+        "  faults.spike=null",
+        "  faults.window=64",
+        "  faults.limit=8",
+    ]
+    out, err, code = shown("train", "--help", "engne")
+    assert (out, code) == ("", 2)
+    assert err == "lmtrain: --help engne: lmtrain train has no such key: do you mean engine?\n"
+
+
+def test_every_key_has_a_meaning() -> None:
+    roots = ("config", "generate", "eval", "export", "import", "prepare", "report", "bench")
+    found = [key for root in (*roots, "inspect") for key in keys(config.compose([], root))]
+    assert [key.name for key in found if len(key.about) < 4] == []
 
 
 @pytest.mark.parametrize(
@@ -106,7 +145,7 @@ def test_other_words_stay_as_they_are(word: str) -> None:
 
 def test_help_and_configuration_need_no_torch() -> None:
     code = (
-        "import sys; sys.argv = ['lmtrain', 'train', '--cfg', 'job']\n"
+        "import sys; sys.argv = ['lmtrain', 'train', '--help']\n"
         "from lmtrain.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
