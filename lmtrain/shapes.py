@@ -61,7 +61,7 @@ def _mamba2(config: Mamba2Config, d_model: int) -> RecurrentShape:
         key_dim=config.state_dim,
         value_dim=config.head_dim,
         transition=Transition.scalar,
-        conv_channels=config.expand * d_model + 2 * config.groups * config.state_dim,
+        conv_channels=config.width(d_model) + 2 * config.groups * config.state_dim,
         taps=config.conv_width,
     )
 

@@ -19,6 +19,7 @@ from lmtrain import config as configuration
 from lmtrain.data.tokenize import end_of_text, load_tokenizer, vocab_size
 from lmtrain.export.custom import CUSTOM
 from lmtrain.export.folder import partial
+from lmtrain.export.folding import folded
 from lmtrain.export.hybrid import Hybrid
 from lmtrain.export.hybrid_config import hybrid_config
 from lmtrain.export.native import NATIVE
@@ -74,6 +75,7 @@ def import_folder(config: ImportConfig) -> Path:
     said = language(read_config(source), source)
     target = find_target(said, source)
     model = read_model(target, said, source)
+    factors = target.factors(completed(target, said))
     links = list(target.links(model))
     stored = Stored.folder(source)
     tensors = renamed(target, stored)
@@ -83,7 +85,7 @@ def import_folder(config: ImportConfig) -> Path:
     tensors.expect(theirs, f"{source} does not fit its config.json")
     tokenizer = load_tokenizer(source / "tokenizer.json")
     around = special_tokens(tokenizer, said, source)
-    read = incoming(links, tensors.__getitem__)
+    read = incoming(links, folded(tensors.__getitem__, factors))
     hybrid = None
     if config.pattern is not None:
         hybrid = Hybrid(model, hybrid_config(model, config), read, seed=config.seed)
@@ -96,6 +98,8 @@ def import_folder(config: ImportConfig) -> Path:
             folder, run, tokenizer=text, around=around, contents=map(read, blank(model))
         )
     print(f"{out}: {target.architecture}, pattern {model.pattern} over {model.n_layers} blocks")
+    if scaled := scaling(target, model, said):
+        print(f"  multiplied into the weights: {', '.join(scaled)}")
     if unread := [name for name in stored if UNREAD.search(name)]:
         print(f"  left out: {len(unread)} tensors that serve no next token, {unread[0]} the first")
     if hybrid:
@@ -184,27 +188,42 @@ def find_target(said: Json, folder: Path) -> Target:
 def read_model(target: Target, said: Json, folder: Path) -> ModelConfig:
     """The stack that a ``config.json`` describes.
 
-    Whatever the target would write in another way is something that lmtrain does not compute.
+    Whatever the target would write in another way is something that lmtrain does not compute, but
+    for multipliers, which go into the weights.
 
     Raises:
         ValueError: the configuration lacks a key, or asks for what lmtrain does not have.
     """
-    whole = {**target.defaults, **said}
+    whole = completed(target, said)
     try:
         model = target.read(whole)
+        target.factors(whole)
         configuration.require(model.check())
     except KeyError as error:
         raise ValueError(f"{folder}/config.json does not say {error}") from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder}/config.json: {error}") from error
+    free = FREE | target.multipliers.keys()
     for key, value in target.describe(model).items():
-        if key in whole and key not in FREE and not same(whole[key], value):
+        if key in whole and key not in free and not same(whole[key], value):
             says = "says" if key in said else "is silent, which means"
             raise ValueError(
                 f"{folder}/config.json {says} {key}={whole[key]}: of {target.model_type}, lmtrain "
                 f"has {key}={value}"
             )
     return model
+
+
+def completed(target: Target, said: Json) -> Json:
+    """A ``config.json`` with what its silence means."""
+    return {**target.defaults, **target.multipliers, **said}
+
+
+def scaling(target: Target, model: ModelConfig, said: Json) -> list[str]:
+    """The multipliers of a ``config.json`` that do something."""
+    whole, idle = completed(target, said), target.describe(model)
+    keys = (key for key in target.multipliers if whole[key] is not None)
+    return [f"{key}={whole[key]}" for key in keys if not same(whole[key], idle[key])]
 
 
 def same(theirs: Any, ours: Any) -> bool:

@@ -99,7 +99,8 @@ def gated_queries(heads: int, width: int, shared: int, *, gated: bool) -> Rewrit
 
 
 DOUBLED = Rewrite(lambda x: (x[0] * 2,), lambda x: (x[0] / 2,))
-"""Exact in any binary floating point."""
+HALVED = Rewrite(DOUBLED.back, DOUBLED.out)
+"""Both exact in any binary floating point."""
 
 COPIED = Rewrite(lambda x: (x[0], x[0]), lambda x: (x[0],))
 """One tensor that the other library holds twice."""

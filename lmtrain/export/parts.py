@@ -54,7 +54,8 @@ def mamba2(mixer: Mamba2Config) -> Iterator[Link]:
         yield link("conv_bias", "conv1d.bias")
     for name in ("A_log", "D", "dt_bias"):
         yield link(name, name)
-    yield link("norm_weight", "norm.weight")
+    if mixer.norm:
+        yield link("norm_weight", "norm.weight")
     yield link("out_proj.weight", "out_proj.weight")
 
 

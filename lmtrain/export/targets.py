@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmtrain.export.folding import Factors
 from lmtrain.export.links import Link
 from lmtrain.models.config import AttentionConfig, MlpKind, ModelConfig, NormConfig
 from lmtrain.models.pattern import BlockSpec, parse
@@ -33,6 +34,10 @@ class Target:
     """The stack behind a ``config.json``; KeyError where it lacks a key."""
     defaults: Json = field(default_factory=dict[str, Any])
     """What transformers takes a ``config.json`` to say where it is silent, if that decides."""
+    multipliers: Json = field(default_factory=dict[str, Any])
+    """Its keys of constant factors, with what silence means; an export makes them do nothing."""
+    factors: Callable[[Json], Factors] = lambda _: {}
+    """What they scale, for an import to multiply into the weights; ValueError if that cannot be."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Beginnings or parts of names that other writers use, and ours."""
     inside: str = ""
@@ -79,6 +84,15 @@ def swiglu(config: ModelConfig) -> Iterator[str]:
     """The MLP must be gated, unless no block has one."""
     if any(spec.mlp for spec in specs(config)):
         yield from wants(mlp__kind=(config.mlp.kind, MlpKind.swiglu))
+
+
+def plain_mamba2(config: ModelConfig, *, any_width: bool = False) -> Iterator[str]:
+    """Mamba-2 must have its norm and, unless ``any_width`` will do, a multiple of the stream's."""
+    if "M" in letters(config):
+        m = config.mamba2
+        yield from wants(mamba2__norm=(m.norm, True))
+        if m.width(config.d_model) % config.d_model and not any_width:
+            yield f"model.mamba2.inner={m.inner}, it needs a multiple of {config.d_model}"
 
 
 def alike(config: ModelConfig, *, but: Container[str] = ()) -> Iterator[str]:

@@ -111,14 +111,14 @@ class ModelCost:
 
 
 def _block(spec: BlockSpec, config: ModelConfig) -> Cost:
-    """Mixers behind one norm (side by side, another behind each), then the MLP behind its own."""
+    """Mixers behind one norm (side by side, one behind each), then the MLP behind its own."""
     d = config.d_model
     cost = Cost()
     for letter in spec.mixers:
         cost += _mixer(letter, config)
     if spec.mixers:
         cost += _norm(d)
-    if len(spec.mixers) > 1:
+    if len(spec.mixers) > 1 and config.branch_norm:
         cost += sum((_norm(d) for _ in spec.mixers), Cost())
     if spec.mlp:
         cost += _norm(d) + _mlp(config.mlp, d)
@@ -160,14 +160,15 @@ def _attention(config: AttentionConfig, d: int) -> Cost:
 
 
 def _mamba2(config: Mamba2Config, d: int) -> Cost:
-    heads, inner = config.heads(d), config.expand * d
+    heads, inner = config.heads(d), config.width(d)
     shared = config.groups * config.state_dim
     channels, state = inner + 2 * shared, inner * config.state_dim
     projected = inner + channels + heads
     matrices = d * projected + inner * d
     taps = config.conv_width * channels
+    vectors = 3 * heads + (channels if config.conv_bias else 0) + (inner if config.norm else 0)
     return Cost(
-        parameters=matrices + taps + (channels if config.conv_bias else 0) + 3 * heads + inner,
+        parameters=matrices + taps + vectors,
         flops=2 * (matrices + taps + 3 * state),  # decay, update, read
         state=state + (config.conv_width - 1) * channels,
     )

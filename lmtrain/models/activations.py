@@ -91,7 +91,7 @@ def parts(spec: BlockSpec, config: ModelConfig, *, fused: bool = False) -> list[
     between = norm(d, fused=fused)
     found = [between] if spec.mixers else []
     found += [mixer(letter, config, fused=fused) for letter in spec.mixers]
-    if len(spec.mixers) > 1:
+    if len(spec.mixers) > 1 and config.branch_norm:
         found += [between] * len(spec.mixers)
     return [*found, between, mlp(config.mlp, d)] if spec.mlp else found
 
@@ -146,26 +146,28 @@ def _attention(config: AttentionConfig, d: int, *, fused: bool) -> Activations:
 
 def _mamba2(config: Mamba2Config, d: int) -> Activations:
     """Scan: inputs, outputs, and a state a chunk; around it the skip, the gate and the norm."""
-    heads, inner = config.heads(d), config.expand * d
+    heads, inner = config.heads(d), config.width(d)
     keys = config.groups * config.state_dim
     channels, state = inner + 2 * keys, inner * config.state_dim // CHUNK
     projected = inner + channels + heads
     # backward: keys, scores and factors of a chunk; of inputs and outputs, themselves or gradients
     work = 4 * keys + (heads + config.groups) * CHUNK + 5 * inner + 2 * state
+    normed = 2 * inner if config.norm else 0
     return Activations(
-        Numbers(projected + 2 * channels + 5 * inner, 2 * inner + state),
+        Numbers(projected + 2 * channels + 5 * inner, normed + state),
         Numbers(projected + d, inner + state),
         Numbers(0, work, 2 * inner),
     )
 
 
 def _fused_mamba2(config: Mamba2Config, d: int) -> Activations:
-    """Kernels keep their inputs, and so few states that they do not count."""
-    heads, inner = config.heads(d), config.expand * d
+    """Kernels keep their inputs, and so few states that they do not count; a gate alone is torch's,
+    which keeps its other side."""
+    heads, inner = config.heads(d), config.width(d)
     keys = config.groups * config.state_dim
     channels, projected = inner + 2 * keys, 2 * inner + 2 * keys + heads
     return Activations(
-        Numbers(projected + channels + 3 * inner, 3 * heads),
+        Numbers(projected + channels + (3 if config.norm else 4) * inner, 3 * heads),
         Numbers(projected + inner + d),
         Numbers(3 * inner + channels, 2 * keys + heads),
     )

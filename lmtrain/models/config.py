@@ -106,10 +106,12 @@ class SlidingWindowConfig(AttentionConfig):
 
 @dataclass(kw_only=True)
 class Mamba2Config:
-    """Mamba-2 (letter ``M``); heads = expand * d_model / head_dim."""
+    """Mamba-2 (letter ``M``); heads = inner / head_dim."""
 
     expand: int = 2
     """Inner width over d_model."""
+    inner: int | None = None
+    """Inner width; null is expand * d_model."""
     head_dim: int = 64
     """Width of a head, the value width of its state."""
     state_dim: int = 64
@@ -120,20 +122,27 @@ class Mamba2Config:
     """Taps of the short convolution."""
     conv_bias: bool = True
     """Bias of the short convolution."""
+    norm: bool = True
+    """RMSNorm over each group of what was gated; false leaves the gate alone (Falcon-H1)."""
     dt_min: float = 0.001
     """Smallest step size drawn at initialisation."""
     dt_max: float = 0.1
     """Largest step size drawn at initialisation."""
 
+    def width(self, d_model: int) -> int:
+        """Inner width."""
+        return self.expand * d_model if self.inner is None else self.inner
+
     def heads(self, d_model: int) -> int:
         """Heads: one state each."""
-        return self.expand * d_model // self.head_dim
+        return self.width(d_model) // self.head_dim
 
     def problems(self, d_model: int) -> Iterator[tuple[str, str]]:
         """What is wrong with it: pairs of field and remedy."""
-        inner = self.expand * d_model
-        if inner % self.head_dim:
-            yield "head_dim", f"{self.head_dim} does not divide expand * d_model = {inner}"
+        width = self.width(d_model)
+        if width % self.head_dim:
+            inner = "expand * d_model" if self.inner is None else "inner"
+            yield "head_dim", f"{self.head_dim} does not divide {inner} = {width}"
         elif self.heads(d_model) % self.groups:
             heads = self.heads(d_model)
             yield "groups", f"{self.groups} does not divide the {heads} heads: choose a divisor"
@@ -218,6 +227,8 @@ class ModelConfig:
     pattern: str = "GWMA"
     """Topology: A attention, W window, M Mamba-2, G GatedDeltaNet; small letter: no MLP; ``-``: MLP
     only; ``[AM]``: side by side; ``(GGGA)6``: repeat."""
+    branch_norm: bool = True
+    """Normalise what each of several mixers side by side gives, before their mean is taken."""
     vocab_size: int | None = None
     """Rows of the embedding; null is the token store's vocabulary rounded up to 64."""
     tie_embeddings: bool = True
@@ -239,6 +250,7 @@ class ModelConfig:
             self,
             attention=replace(self.attention, head_dim=self.attention.width(d)),
             sliding_window=replace(self.sliding_window, head_dim=self.sliding_window.width(d)),
+            mamba2=replace(self.mamba2, inner=self.mamba2.width(d)),
             mlp=replace(self.mlp, hidden=self.mlp.width(d)),
         )
 
@@ -270,7 +282,7 @@ class ModelConfig:
 
 
 _SIZES = {
-    *("heads", "kv_heads", "head_dim", "expand", "state_dim", "groups", "conv_width"),
+    *("heads", "kv_heads", "head_dim", "expand", "inner", "state_dim", "groups", "conv_width"),
     *("key_heads", "value_heads", "key_dim", "value_dim", "hidden"),
 }
 

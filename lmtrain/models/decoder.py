@@ -58,7 +58,7 @@ class Block(nn.Module):
 
     Where a block's attention says ``norm_after``, they read the stream itself and the norms come
     behind them. Mixers side by side read the same input; their outputs are normalised and averaged
-    (Dong et al. 2024, arXiv 2411.13676).
+    (Dong et al. 2024, arXiv 2411.13676), or averaged as they are (``branch_norm=False``).
     """
 
     def __init__(self, spec: BlockSpec, config: ModelConfig) -> None:
@@ -67,9 +67,9 @@ class Block(nn.Module):
         self.remat: Remat | None = None
         self.mixers = nn.ModuleList(build_mixer(letter, config) for letter in spec.mixers)
         self.mixer_norm = RMSNorm.of(config.d_model, config.norm) if spec.mixers else None
-        parallel = len(spec.mixers) if len(spec.mixers) > 1 else 0
+        branches = len(spec.mixers) if len(spec.mixers) > 1 and config.branch_norm else 0
         self.branch_norms = nn.ModuleList(
-            RMSNorm.of(config.d_model, config.norm) for _ in range(parallel)
+            RMSNorm.of(config.d_model, config.norm) for _ in range(branches)
         )
         self.mlp_norm = RMSNorm.of(config.d_model, config.norm) if spec.mlp else None
         self.mlp = Mlp(config.mlp, config.d_model) if spec.mlp else None
@@ -121,8 +121,9 @@ class Block(nn.Module):
     def _merge(self, outputs: list[Tensor]) -> Tensor:
         if len(outputs) == 1:
             return outputs[0]
-        normed = [norm(y) for norm, y in zip(self.branch_norms, outputs, strict=True)]
-        return torch.stack(normed).mean(0)
+        if self.branch_norms:
+            outputs = [norm(y) for norm, y in zip(self.branch_norms, outputs, strict=True)]
+        return torch.stack(outputs).mean(0)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         if self.mlp is None or self.mlp_norm is None:

@@ -45,6 +45,7 @@ BASE = ModelConfig(
     gated_deltanet=GatedDeltaNetConfig(key_heads=2, value_heads=4, key_dim=8, value_dim=12),
     mlp=MlpConfig(hidden=48),
 )
+BESIDE = replace(BASE, pattern="[AM]", attention=PLAIN, branch_norm=False)
 CENTERED = NormConfig(zero_centered=True)
 YARN = RopeScaling(kind=RopeKind.yarn, factor=4.0, original_length=64)
 SHARP = replace(YARN, beta_fast=16.0, beta_slow=2.0, attention_factor=1.5)
@@ -101,6 +102,28 @@ NATIVE: dict[str, tuple[str, ModelConfig]] = {
             attention=replace(PLAIN, rope=False),
             tie_embeddings=False,
             mamba2=Mamba2Config(head_dim=16, state_dim=8, groups=2, conv_bias=False),
+        ),
+    ),
+    "falcon_h1": ("falcon_h1", BESIDE),
+    "falcon_h1 own": (
+        "falcon_h1",
+        replace(
+            BESIDE,
+            pattern="[MA][am]",
+            norm=CENTERED,
+            tie_embeddings=False,
+            attention=replace(PLAIN, head_dim=12, rope_scaling=YARN),
+            mamba2=Mamba2Config(
+                inner=48, head_dim=12, state_dim=8, groups=2, conv_bias=False, norm=False
+            ),
+        ),
+    ),
+    "falcon_h1 llama3": (
+        "falcon_h1",
+        replace(
+            BESIDE,
+            attention=replace(PLAIN, rope_scaling=LLAMA3),
+            mamba2=replace(BASE.mamba2, groups=4),
         ),
     ),
     "nemotron": (
@@ -204,6 +227,12 @@ CUSTOM: dict[str, ModelConfig] = {
         pattern="GWA",
         attention=replace(GATED, rope_scaling=EARLY),
         sliding_window=replace(WINDOW, rope_scaling=YARN),
+    ),
+    "side by side without norms": replace(
+        BASE,
+        pattern="[AM][gm]",
+        branch_norm=False,
+        mamba2=Mamba2Config(inner=48, head_dim=12, state_dim=8, groups=2, norm=False),
     ),
     "yarn with all its keys": replace(
         BASE, pattern="[AM]", attention=AttentionConfig(**HEADS, rope_scaling=SHARP)

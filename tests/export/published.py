@@ -96,6 +96,32 @@ ONE = {
     **{"embedding_multiplier": 1, "logits_scaling": 1, "residual_multiplier": 1},
     "attention_multiplier": 8**-0.5,
 }
+GRANITE_DENSE = {
+    **GRANITE,
+    **{"layer_types": ["attention"] * 3, "position_embedding_type": "rope"},
+    **{"logits_scaling": 8.0, "rope_theta": 10000000},
+}
+FALCON_H1: dict[str, Any] = {
+    **{"architectures": ["FalconH1ForCausalLM"], "model_type": "falcon_h1"},
+    **{"attention_bias": False, "attention_dropout": 0.0, "attention_in_multiplier": 1.0},
+    **{"attention_out_multiplier": 0.9375, "attn_layer_indices": None},
+    **{"bos_token_id": 1, "eos_token_id": 256, "pad_token_id": 0, "vocab_size": 320},
+    **{"embedding_multiplier": 5.656854249492381, "head_dim": 12, "hidden_act": "silu"},
+    **{"hidden_size": 32, "initializer_range": 0.02, "intermediate_size": 48},
+    **{"key_multiplier": 0.39062499999999994, "lm_head_multiplier": 0.0390625},
+    **{"mamba_chunk_size": 128, "mamba_conv_bias": True, "mamba_d_conv": 4, "mamba_d_head": 16},
+    **{"mamba_d_ssm": 48, "mamba_d_state": 8, "mamba_expand": 2, "mamba_n_groups": 1},
+    **{"mamba_n_heads": 3, "mamba_norm_before_gate": False, "mamba_proj_bias": False},
+    **{"mamba_rms_norm": False, "mamba_use_mlp": True, "max_position_embeddings": 16384},
+    **{"mlp_bias": False, "mlp_expansion_factor": 8},
+    **{"mlp_multipliers": [0.8838834764831844, 0.5859375], "num_attention_heads": 4},
+    **{"num_hidden_layers": 2, "num_key_value_heads": 2, "projectors_bias": False},
+    **{"rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 100000000000.0},
+    "ssm_in_multiplier": 1.25,
+    "ssm_multipliers": [0.3535533905932738, 0.25, 0.3535533905932738, 0.5, 0.3535533905932738],
+    **{"ssm_out_multiplier": 0.23570226039551587, "tie_word_embeddings": False},
+    **{"torch_dtype": "bfloat16", "transformers_version": "4.52.0.dev0", "use_cache": True},
+}
 NEMOTRON: dict[str, Any] = {
     **{"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h"},
     **{"attention_bias": False, "attention_dropout": 0.0, "head_dim": 8},
@@ -186,7 +212,15 @@ READ: dict[str, dict[str, Any]] = {
     "Qwen3": QWEN3,
     "OLMo 3": OLMO3,
     "Mamba-2": MAMBA2,
+    "Granite 4 hybrid": GRANITE,
+    "Granite 4 of attention": GRANITE_DENSE,
     "Granite 4 without multipliers": {**GRANITE, **ONE},
+    "Falcon-H1": FALCON_H1,
+    "Falcon-H1 with norms": {
+        **FALCON_H1,
+        **{"mamba_rms_norm": True, "mamba_n_groups": 3, "tie_word_embeddings": True},
+        **{"head_dim": 8, "attention_in_multiplier": 0.5},
+    },
     "Nemotron-H": NEMOTRON,
     "Qwen3.5": QWEN3_5,
     "Qwen3.5 over whole heads": {

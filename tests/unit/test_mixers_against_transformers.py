@@ -217,6 +217,42 @@ def mamba2(groups: int) -> Pair:
     return Pair(theirs, lambda x: theirs(x[None])[0], mixer, parameters)
 
 
+def falcon_h1(*, norm: bool) -> Pair:
+    """Mamba-2 of a width of its own, with the norm behind its gate or without."""
+    from transformers.models.falcon_h1 import modeling_falcon_h1 as m
+
+    config = transformers.FalconH1Config(
+        hidden_size=D,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        mamba_d_ssm=80,
+        mamba_n_heads=5,
+        mamba_d_head=16,
+        mamba_d_state=10,
+        mamba_n_groups=5 if norm else 1,
+        mamba_rms_norm=norm,
+        mamba_norm_before_gate=False,
+        mamba_chunk_size=64,
+        rms_norm_eps=1e-5,
+    )
+    theirs = randomise(m.FalconH1Mixer(config, 0))
+    theirs.register_buffer("mup_vector", m.compute_mup_vector(config), persistent=False)
+    ours = Mamba2Config(
+        inner=80, head_dim=16, state_dim=10, groups=config.mamba_n_groups, norm=norm
+    )
+
+    def parameters(p: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            "conv_weight": p["conv1d.weight"].squeeze(1).T,
+            "conv_bias": p["conv1d.bias"],
+            **({"norm_weight": p["norm.weight"]} if norm else {}),
+            **{n: p[n] for n in ("in_proj.weight", "out_proj.weight", "dt_bias", "A_log", "D")},
+        }
+
+    mixer = Mamba2(ours, D, NormConfig(eps=1e-5))
+    return Pair(theirs, lambda x: theirs(x[None])[0], mixer, parameters)
+
+
 PAIRS = {
     "llama attention": llama,
     "qwen3 window": qwen3_window,
@@ -224,6 +260,8 @@ PAIRS = {
     "qwen3-next gated delta": gated_deltanet,
     "mamba2": lambda: mamba2(1),
     "mamba2 groups": lambda: mamba2(3),
+    "falcon-h1 mamba2": lambda: falcon_h1(norm=False),
+    "falcon-h1 mamba2 norm": lambda: falcon_h1(norm=True),
 }
 
 

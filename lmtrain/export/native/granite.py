@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lmtrain.export import parts
+from lmtrain.export import folding, parts
+from lmtrain.export.folding import multiplier
 from lmtrain.export.links import filled, link, within
 from lmtrain.export.native.attention_only import whole_heads
 from lmtrain.export.positions import positions, rotary
-from lmtrain.export.targets import Json, Target, needs, specs, stack, swiglu, wants
+from lmtrain.export.targets import Json, Target, needs, plain_mamba2, specs, stack, swiglu, wants
 from lmtrain.models.config import (
     AttentionConfig,
     Mamba2Config,
@@ -19,11 +20,15 @@ from lmtrain.models.config import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lmtrain.export.folding import Factors
     from lmtrain.export.links import Link
 
 LAYER_TYPES = {"A": "attention", "M": "mamba"}
 """The older names, which every version reads."""
 KINDS = {"attention": "A", "full_attention": "A", "mamba": "M", "linear_attention": "M"}
+
+
+ONES: Json = dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0)
 
 
 def blockers(config: ModelConfig) -> list[str]:
@@ -39,6 +44,7 @@ def blockers(config: ModelConfig) -> list[str]:
             attention__partial_rotary_factor=(a.partial_rotary_factor, 1.0),
         ),
         *whole_heads(config),
+        *plain_mamba2(config),
     ]
 
 
@@ -59,10 +65,8 @@ def describe(config: ModelConfig) -> Json:
         "attention_multiplier": a.width(d) ** -0.5,
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "embedding_multiplier": 1.0,
-        "logits_scaling": 1.0,
-        "residual_multiplier": 1.0,
-        "mamba_expand": m.expand,
+        **ONES,
+        "mamba_expand": m.width(d) // d,
         "mamba_n_heads": m.heads(d),
         "mamba_d_head": m.head_dim,
         "mamba_d_state": m.state_dim,
@@ -104,7 +108,7 @@ def links(config: ModelConfig) -> Iterator[Link]:
 
 
 def read(said: Json) -> ModelConfig:
-    """A model without experts and multipliers; `describe` is compared with the rest."""
+    """A model without experts; `describe` is compared with the rest."""
     parts.check_steps(said)
     d, heads = said["hidden_size"], said["num_attention_heads"]
     rope = said.get("position_embedding_type") == "rope"
@@ -134,6 +138,24 @@ def read(said: Json) -> ModelConfig:
     )
 
 
+def factors(said: Json) -> Factors:
+    """All scale what a projection gives: queries, and what is added to the residual stream."""
+    width = said["hidden_size"] // said["num_attention_heads"]
+    residual = multiplier(said, "residual_multiplier")
+    return {
+        **folding.ends(
+            embedding=multiplier(said, "embedding_multiplier"),
+            logits=1 / multiplier(said, "logits_scaling"),
+            tied=said.get("tie_word_embeddings", False),
+            last_norm="model.norm.weight",
+        ),
+        ".self_attn.q_proj.weight": multiplier(said, "attention_multiplier") * width**0.5,
+        ".self_attn.o_proj.weight": residual,
+        ".mamba.out_proj.weight": residual,
+        ".shared_mlp.output_linear.weight": residual,
+    }
+
+
 GRANITE = Target(
     model_type="granitemoehybrid",
     architecture="GraniteMoeHybridForCausalLM",
@@ -142,9 +164,7 @@ GRANITE = Target(
     describe=describe,
     links=links,
     read=read,
-    defaults={
-        **{"embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0},
-        **{"attention_multiplier": 1.0, "num_local_experts": 8, "rope_theta": 1e4},
-        "mamba_n_heads": 128,
-    },
+    defaults={"num_local_experts": 8, "rope_theta": 1e4, "mamba_n_heads": 128},
+    multipliers={**ONES, "attention_multiplier": 1.0},
+    factors=factors,
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lmtrain.export import parts
 from lmtrain.export.links import link, within
-from lmtrain.export.targets import Json, Target, needs, specs
+from lmtrain.export.targets import Json, Target, needs, plain_mamba2, specs
 from lmtrain.models.config import Mamba2Config, ModelConfig, NormConfig
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def blockers(config: ModelConfig) -> list[str]:
     """Blocks of the mixer and nothing else."""
-    found = list(needs(config, "M"))
+    found = [*needs(config, "M"), *plain_mamba2(config)]
     if any(spec.mlp for spec in specs(config)):
         found.append(f"model.pattern={config.pattern} has MLPs, it needs small letters")
     return found
@@ -30,7 +30,7 @@ def describe(config: ModelConfig) -> Json:
         "vocab_size": config.vocab_size,
         "hidden_size": d,
         "num_hidden_layers": config.n_layers,
-        "expand": m.expand,
+        "expand": m.width(d) // d,
         "num_heads": m.heads(d),
         "head_dim": m.head_dim,
         "state_size": m.state_dim,

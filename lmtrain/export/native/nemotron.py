@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lmtrain.export import parts
 from lmtrain.export.links import link, within
-from lmtrain.export.targets import Json, Target, needs, specs, wants, word
+from lmtrain.export.targets import Json, Target, needs, plain_mamba2, specs, wants, word
 from lmtrain.models.config import (
     AttentionConfig,
     Mamba2Config,
@@ -43,6 +43,7 @@ def blockers(config: ModelConfig) -> list[str]:
             attention__output_gate=(a.output_gate, False),
             attention__norm_after=(a.norm_after, False),
         ),
+        *plain_mamba2(config, any_width=True),
     ]
     if any(spec.mlp for spec in specs(config)):
         found += wants(mlp__kind=(config.mlp.kind, MlpKind.relu2))
@@ -76,7 +77,6 @@ def describe(config: ModelConfig) -> Json:
         "sliding_window": None,
         "mlp_hidden_act": "relu2",
         "mlp_bias": False,
-        "expand": m.expand,
         "mamba_num_heads": m.heads(d),
         "mamba_head_dim": m.head_dim,
         "ssm_state_size": m.state_dim,
@@ -139,7 +139,7 @@ def read(said: Json) -> ModelConfig:
             qk_norm=False,
         ),
         mamba2=Mamba2Config(
-            expand=said["mamba_num_heads"] * said["mamba_head_dim"] // said["hidden_size"],
+            inner=said["mamba_num_heads"] * said["mamba_head_dim"],
             head_dim=said["mamba_head_dim"],
             state_dim=said["ssm_state_size"],
             groups=said["n_groups"],

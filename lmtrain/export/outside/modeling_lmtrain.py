@@ -318,7 +318,7 @@ class LmtrainSSD(nn.Module):
         super().__init__()
         d, m = config.stack["d_model"], config.stack["mamba2"]
         self.settings, self.layer_idx, self.eps = m, layer_idx, config.stack["norm"]["eps"]
-        inner, shared = m["expand"] * d, m["groups"] * m["state_dim"]
+        inner, shared = m["inner"], m["groups"] * m["state_dim"]
         self.heads, self.channels = inner // m["head_dim"], [inner, shared, shared]
         self.rows = [inner, sum(self.channels), self.heads]
         self.in_proj = nn.Linear(d, sum(self.rows), bias=False)
@@ -328,7 +328,7 @@ class LmtrainSSD(nn.Module):
         self.dt_bias = nn.Parameter(torch.zeros(self.heads))
         self.A_log = nn.Parameter(torch.zeros(self.heads))
         self.D = nn.Parameter(torch.ones(self.heads))
-        self.norm_weight = nn.Parameter(torch.ones(inner))
+        self.norm_weight = nn.Parameter(torch.ones(inner)) if m["norm"] else None
         self.out_proj = nn.Linear(inner, d, bias=False)
 
     def forward(self, x, *, masks, past_key_values=None, seq_idx=None, **kwargs):  # noqa: ARG002
@@ -352,8 +352,10 @@ class LmtrainSSD(nn.Module):
         if cache is not None:
             cache.update_recurrent_state(state, at)
         y = (y + self.D.float()[:, None] * u).flatten(2) * F.silu(gate.float())
-        y = rms_norm(y.unflatten(-1, (m["groups"], -1)), None, self.eps).flatten(2)
-        return self.out_proj((y * self.norm_weight.float()).to(x.dtype))
+        if self.norm_weight is not None:
+            y = rms_norm(y.unflatten(-1, (m["groups"], -1)), None, self.eps).flatten(2)
+            y = y * self.norm_weight.float()
+        return self.out_proj(y.to(x.dtype))
 
 
 class LmtrainMLP(nn.Module):
@@ -392,7 +394,7 @@ class LmtrainBlock(GradientCheckpointingLayer):
             build_mixer(letter, config, first + i) for i, letter in enumerate(letters)
         )
         self.mixer_norm = LmtrainRMSNorm(d, norm) if letters else None
-        branches = len(letters) if len(letters) > 1 else 0
+        branches = len(letters) if len(letters) > 1 and config.stack["branch_norm"] else 0
         self.branch_norms = nn.ModuleList(LmtrainRMSNorm(d, norm) for _ in range(branches))
         self.mlp_norm = LmtrainRMSNorm(d, norm) if block["mlp"] else None
         self.mlp = LmtrainMLP(config) if block["mlp"] else None
@@ -415,8 +417,9 @@ class LmtrainBlock(GradientCheckpointingLayer):
     def _merge(self, outputs):
         if len(outputs) == 1:
             return outputs[0]
-        normed = [norm(y) for norm, y in zip(self.branch_norms, outputs, strict=True)]
-        return torch.stack(normed).mean(0)
+        if self.branch_norms:
+            outputs = [norm(y) for norm, y in zip(self.branch_norms, outputs, strict=True)]
+        return torch.stack(outputs).mean(0)
 
 
 class LmtrainCache(DynamicCache):
@@ -456,7 +459,8 @@ class LmtrainPreTrainedModel(PreTrainedModel):
             init.copy_(module.dt_bias, dt + torch.log(-torch.expm1(-dt)))
         if isinstance(module, LmtrainSSD):
             init.ones_(module.D)
-            init.ones_(module.norm_weight)
+            if module.norm_weight is not None:
+                init.ones_(module.norm_weight)
             if module.conv_bias is not None:
                 init.zeros_(module.conv_bias)
 

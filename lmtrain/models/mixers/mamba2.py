@@ -16,6 +16,7 @@ from lmtrain.models.layers import Linear
 from lmtrain.models.mixers.base import RecurrentState, advance, convolve_next, scan
 from lmtrain.ops.backend import TORCH, Sizes
 from lmtrain.ops.conv import short_conv
+from lmtrain.ops.norm import add_skip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ class Mamba2(nn.Module):
     def __init__(self, config: Mamba2Config, d_model: int, norm: NormConfig) -> None:
         super().__init__()
         self.config, self.eps = config, norm.eps
-        self.heads, self.inner = config.heads(d_model), config.expand * d_model
+        self.heads, self.inner = config.heads(d_model), config.width(d_model)
         shared = config.groups * config.state_dim
         self.channels = [self.inner, shared, shared]
         self.in_proj = Linear(d_model, self.inner + sum(self.channels) + self.heads)
@@ -41,7 +42,7 @@ class Mamba2(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
         self.A_log = nn.Parameter(torch.empty(self.heads))
         self.D = nn.Parameter(torch.empty(self.heads))
-        self.norm_weight = nn.Parameter(torch.empty(self.inner))
+        self.norm_weight = nn.Parameter(torch.empty(self.inner)) if config.norm else None
         self.out_proj = Linear(self.inner, d_model)
         self.use(TORCH)
 
@@ -93,8 +94,11 @@ class Mamba2(nn.Module):
         return u, (C, B, (u * dt[..., None]).to(u.dtype), -self.A_log.exp() * dt)
 
     def _finish(self, y: Tensor, u: Tensor, gate: Tensor) -> Tensor:
-        """Skip, gate, then norm over each group (the gate comes before the norm)."""
+        """Skip, gate, then norm over each group if there is one (the gate comes before it)."""
         groups = self.config.groups
         y, u, gate = (x.flatten(1).unflatten(1, (groups, -1)) for x in (y, u, gate))
-        y = self.gate_then_norm(y, gate, self.norm_weight, self.eps, (u, self.D))
+        if self.norm_weight is None:
+            y = add_skip(y, (u, self.D)) * F.silu(gate)
+        else:
+            y = self.gate_then_norm(y, gate, self.norm_weight, self.eps, (u, self.D))
         return self.out_proj(y.flatten(-2))
