@@ -115,9 +115,21 @@ def test_the_shell_completes_verbs_groups_and_keys(
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("optim.rate=1", "Could not override 'optim.rate': Key 'rate' not in 'OptimConfig'; --cfg"),
+        ("train.step=1", "there is no key train.step: do you mean train.steps?"),
+        ("heads=3", "there is no key heads: do you mean model.attention.heads?"),
+        ("optimizer.lr=1", "there is no key optimizer: do you mean optim.lr?"),
+        ("optim.zzz=1", "there is no key optim.zzz: --help optim lists the keys"),
+        ("data.task.options.pairs=4", "there is no key data.task.options.pairs yet: +KEY=VALUE"),
         ("model=none", "In 'config': Could not find 'model/none'. Available options in 'model': "),
-        ("optim.lr=high", "optim.lr=high: Value 'high' of type 'str' could not be converted"),
+        ("optim.lr=high", "optim.lr=high: 'high' is no number"),
+        ("train.steps=1e3", "train.steps=1e3: '1000.0' is no whole number"),
+        ("logging.wandb=maybe", "logging.wandb=maybe: 'maybe' is neither true nor false"),
+        ("engine.kind=zero", "engine.kind=zero: 'zero' is none of fsdp, ddp, deepspeed"),
+        ("scores.lengths=64", "scores.lengths=64: it is a list: write it as [A,B]"),
+        ("model.pattern=null", "model.pattern=null: null is no value of it"),
+        ("optim.lr.x=1", "optim.lr.x=1: it holds a value and no keys"),
+        ("optim.lr=1,2", "add -m to run one after the other, or write a list, KEY=[A,B]"),
+        ("runs/default", "'runs/default' is no KEY=VALUE"),
         ("model.pattern=(GG)2", "quote brackets and commas: 'key=\"[AM]\"'"),
     ],
 )
