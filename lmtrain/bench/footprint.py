@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.autograd.profiler import profile, record_function
 
 from lmtrain.batch import Batch
 from lmtrain.bench.config import BenchConfig, BenchDevice
@@ -172,14 +172,14 @@ def _on_card(case: Case, engine: LocalEngine) -> tuple[_Run, int]:
 
 def _on_host(case: Case, engine: LocalEngine) -> tuple[_Run, int]:
     """The same, from every allocation since before the birth."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as heard:
+    heard = profile(profile_memory=True)
+    with heard:
         run = _begin(case, engine)
         run.step()
         with record_function(STEP):
             run.step()
-    assert heard.profiler is not None
-    assert heard.profiler.kineto_results is not None
-    events: list[Any] = heard.profiler.kineto_results.events()
+    assert heard.kineto_results is not None
+    events: list[Any] = heard.kineto_results.events()
     [started] = [event.start_ns() for event in events if event.name() == STEP]
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
     held = accumulate((size for _, size in changes))
