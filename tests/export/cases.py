@@ -134,7 +134,7 @@ NATIVE: dict[str, tuple[str, ModelConfig]] = {
             n_layers=4,
             attention=replace(PLAIN, rope=False, head_dim=12),
             mlp=MlpConfig(kind=MlpKind.relu2, hidden=48),
-            mamba2=Mamba2Config(head_dim=16, state_dim=8, groups=2),
+            mamba2=Mamba2Config(inner=48, head_dim=12, state_dim=8, groups=2),
         ),
     ),
     "mamba2": ("mamba2", replace(BASE, pattern="m")),

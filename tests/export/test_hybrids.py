@@ -158,7 +158,7 @@ def test_widths_that_do_not_fit_are_drawn_and_told() -> None:
         (SOURCE, "GGGAA", [], "longer than model.n_layers=4"),
         (SOURCE, "G", ["window=8"], "window shapes a new W, and pattern=G makes none"),
         (SOURCE, "W", ["mamba2.groups=2"], "mamba2.groups shapes a new M"),
-        (SOURCE, "G", ["gated_deltanet.key_heads=3"], "key_heads = 3 does not divide"),
+        (SOURCE, "G", ["gated_deltanet.key_heads=3"], "key_heads=3 does not divide"),
         (
             replace(SOURCE, attention=replace(PLAIN, head_dim=12)),
             "M",

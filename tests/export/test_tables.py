@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from cases import AFTER, BASE, CUSTOM, NATIVE, weights
+from cases import AFTER, BASE, BESIDE, CUSTOM, NATIVE, weights
 
 from lmtrain.config import compose
 from lmtrain.export.custom import CUSTOM as OURS
@@ -120,8 +120,18 @@ def near(case: str, **fields: object) -> ModelConfig:
         (near("granite", attention__head_dim=16), "granitemoehybrid", "model.attention.head_dim"),
         (replace(NATIVE["granite"][1], pattern="A-M"), "granitemoehybrid", "an MLP alone"),
         (replace(NATIVE["granite"][1], pattern="[AM]"), "granitemoehybrid", "side by side"),
+        (near("granite", mamba2__norm=False), "granitemoehybrid", "model.mamba2.norm=false"),
+        (near("granite", mamba2__inner=48), "granitemoehybrid", "model.mamba2.inner=48"),
+        (near("falcon_h1", attention__rope=False), "falcon_h1", "model.attention.rope=false"),
+        (near("falcon_h1", attention__qk_norm=True), "falcon_h1", "model.attention.qk_norm=true"),
+        (near("falcon_h1", mlp__kind="relu2"), "falcon_h1", "model.mlp.kind=relu2"),
+        (replace(BESIDE, branch_norm=True), "falcon_h1", "model.branch_norm=true"),
+        (replace(BESIDE, pattern="[AM]A"), "falcon_h1", "has blocks that are not [AM]"),
+        (replace(BESIDE, pattern="[AMM]"), "falcon_h1", "has blocks that are not [AM]"),
+        (near("nemotron", mamba2__norm=False), "nemotron_h", "model.mamba2.norm=false"),
         (near("nemotron", attention__rope=True), "nemotron_h", "model.attention.rope=true"),
         (near("nemotron", mlp__kind="swiglu"), "nemotron_h", "model.mlp.kind=swiglu"),
+        (near("mamba2", mamba2__inner=48), "mamba2", "model.mamba2.inner=48, it needs a multiple"),
         (replace(NATIVE["mamba2"][1], pattern="mM"), "mamba2", "has MLPs"),
     ],
 )
@@ -212,6 +222,7 @@ def test_norms_after_are_not_norms_before() -> None:
         ("qwen3_5_hybrid", "qwen3_5_text"),
         ("olmo_hybrid", "olmo_hybrid"),
         ("granite_hybrid", "granitemoehybrid"),
+        ("falcon_h1_hybrid", "falcon_h1"),
         ("nemotron_hybrid", "nemotron_h"),
         ("transformer", "qwen3"),
         ("mamba2", "mamba2"),

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmtrain.layout import SequenceLayout
-from lmtrain.models.config import MlpConfig, MlpKind, ModelConfig, NormConfig
+from lmtrain.models.config import Mamba2Config, MlpConfig, MlpKind, ModelConfig, NormConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.parallelize import rematerialize
@@ -32,6 +32,13 @@ def config(pattern: str, **changes: object) -> ModelConfig:
     return settings
 
 
+BARE = config(
+    "[AM]",
+    branch_norm=False,
+    mamba2=Mamba2Config(inner=40, head_dim=8, state_dim=6, groups=5, norm=False),
+)
+
+
 def build(settings: ModelConfig, seed: int = 0) -> Decoder:
     with torch.device("meta"):
         model = Decoder(settings)
@@ -47,18 +54,18 @@ def tokens(count: int) -> torch.Tensor:
     return torch.randint(61, (count,), generator=torch.Generator().manual_seed(count))
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", [*WORDS, "bare"])
 def test_packed_documents_equal_each_alone(word: str) -> None:
-    model, text = build(config(word)), tokens(sum(LENGTHS))
+    model, text = build(BARE if word == "bare" else config(word)), tokens(sum(LENGTHS))
     packed = model(text, SequenceLayout.of_lengths(LENGTHS))
     alone = [model(t, SequenceLayout.of_lengths([len(t)])) for t in text.split(LENGTHS)]
     assert (packed - torch.cat(alone)).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", [*WORDS, "bare"])
 def test_generation_equals_one_pass(word: str) -> None:
     """One token at a time, and in chunks of any size, also beyond the window and the chunk."""
-    model, text = build(config(word)), tokens(150)
+    model, text = build(BARE if word == "bare" else config(word)), tokens(150)
     whole = model(text, SequenceLayout.of_lengths([150]))
     for cuts in ([1] * 150, [7, 1, 70, 1, 1, 70], [150], [2, 2, 2, 144]):
         state, logits = model.initial_states(), []
@@ -211,17 +218,19 @@ def test_bf16_activations_keep_fp32_parameters() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("attention.heads", 12, r"model\.attention\.heads = 12 does not divide model\.d_model=32"),
-        ("attention.kv_heads", 3, r"kv_heads = 3 does not divide heads=4"),
-        ("attention.head_dim", 7, r"head_dim = 7 is odd"),
-        ("sliding_window.window", 0, r"window = 0 sees nothing"),
-        ("mamba2.head_dim", 7, r"model\.mamba2\.head_dim = 7 does not divide"),
-        ("mamba2.groups", 3, r"groups = 3 does not divide the 8 heads"),
-        ("mamba2.dt_min", 0.0, r"dt_min = 0\.0 must be above 0"),
-        ("gated_deltanet.key_heads", 3, r"key_heads = 3 does not divide"),
-        ("gated_deltanet.beta_scale", 3.0, r"beta_scale = 3\.0"),
-        ("attention.heads", 0, r"heads = 0 must be at least 1"),
-        ("vocab_size", 0, r"model\.vocab_size = 0"),
+        ("attention.heads", 12, r"model\.attention\.heads=12 does not divide model\.d_model=32"),
+        ("attention.kv_heads", 3, r"kv_heads=3 does not divide heads=4"),
+        ("attention.head_dim", 7, r"head_dim=7 is odd"),
+        ("sliding_window.window", 0, r"window=0 sees nothing"),
+        ("mamba2.head_dim", 7, r"model\.mamba2\.head_dim=7 does not divide"),
+        ("mamba2.inner", 36, r"model\.mamba2\.head_dim=8 does not divide inner = 36"),
+        ("mamba2.inner", 0, r"model\.mamba2\.inner=0 must be at least 1"),
+        ("mamba2.groups", 3, r"groups=3 does not divide the 8 heads"),
+        ("mamba2.dt_min", 0.0, r"dt_min=0\.0 must be above 0"),
+        ("gated_deltanet.key_heads", 3, r"key_heads=3 does not divide"),
+        ("gated_deltanet.beta_scale", 3.0, r"beta_scale=3\.0"),
+        ("attention.heads", 0, r"heads=0 must be at least 1"),
+        ("vocab_size", 0, r"model\.vocab_size=0"),
         ("pattern", "GX", r"'X' is no mixer"),
     ],
 )
