@@ -211,8 +211,8 @@ def _through_hydra(name: str) -> int:
                 return run_point(composed, Path(settings.runtime.output_dir))
             case RunMode.MULTIRUN:
                 return verb.run(typed(composed))  # Hydra tells which one raised
-            case _ if trains and settings.sweeper.params:
-                raise ValueError("+sweep and +experiment run several trainings: add -m")
+            case _ if trains and asked is None and settings.sweeper.params:
+                sys.exit(_fail("+sweep and +experiment run several trainings: add -m"))
             case _:
                 code = _report(lambda: run(typed(composed)))
                 return sys.exit(code) if code else 0

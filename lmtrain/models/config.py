@@ -142,7 +142,7 @@ class Mamba2Config:
         width = self.width(d_model)
         if width % self.head_dim:
             inner = "expand * d_model" if self.inner is None else "inner"
-            yield "head_dim", f"{self.head_dim} does not divide {inner} = {width}"
+            yield "head_dim", f"{self.head_dim} does not divide {inner} = {width}: choose a divisor"
         elif self.heads(d_model) % self.groups:
             heads = self.heads(d_model)
             yield "groups", f"{self.groups} does not divide the {heads} heads: choose a divisor"
@@ -193,6 +193,7 @@ class MlpConfig:
     """The feed-forward half of a block."""
 
     kind: MlpKind = MlpKind.swiglu
+    """swiglu: gated by SiLU, three matrices; relu2: squared ReLU, two."""
     hidden: int | None = None
     """Inner width; null is 8/3 d_model (swiglu) or 4 d_model (relu2), rounded up to 64."""
 
@@ -260,24 +261,24 @@ class ModelConfig:
         Sections of mixers that the pattern has not are not judged: no default of theirs need suit
         ``d_model``.
         """
+        sizes = {name: getattr(self, name) for name in ("d_model", "n_layers", "vocab_size")}
+        small = [n for n, size in sizes.items() if size is not None and size < 1]
+        if small:
+            return [f"model.{name}={sizes[name]} must be at least 1" for name in small]
         try:
-            blocks, problems = parse(self.pattern, max(1, self.n_layers)), list[str]()
+            blocks, problems = parse(self.pattern, self.n_layers), list[str]()
             absent = {*LETTERS.values()} - sections(blocks)
         except ValueError as error:
             problems, absent = [str(error)], set[str]()
         problems += [
-            f"model.{part}.{field} = {problem}."
+            f"model.{part}.{field}={problem}"
             for part, value in ((f.name, getattr(self, f.name)) for f in fields(self))
             if is_dataclass(value) and part not in absent
             for field, problem in _problems(value, self.d_model)
         ]
-        for name in ("d_model", "n_layers", "vocab_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                problems.append(f"model.{name} = {value} must be at least 1.")
         for name, value in {"init_std": self.init_std, "norm.eps": self.norm.eps}.items():
             if not 0 < value < inf:
-                problems.append(f"model.{name} = {value} must be positive and finite.")
+                problems.append(f"model.{name}={value} must be positive and finite")
         return problems
 
 

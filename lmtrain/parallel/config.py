@@ -54,7 +54,7 @@ class ParallelConfig:
         if world_size % self.sequence:
             problems.append(
                 f"parallel.sequence={self.sequence} does not divide the {world_size} processes: "
-                f"choose a divisor of {world_size}, or start a multiple of {self.sequence}"
+                f"start a multiple of {self.sequence} (torchrun, or launch.nproc of a training), or lower it"
             )
         for letter in (f.name for f in fields(self.strategy)):
             chosen, fitting = self.strategy.of(letter), FITS[letter]

@@ -159,7 +159,8 @@ class EngineConfig:
         budget, remat = self.remat_budget, self.remat
         if remat is Remat.budget and (budget is None or not 0 < budget <= 1):
             found.append(
-                f"engine.remat_budget={budget} must lie in (0, 1] with engine.remat=budget"
+                f"engine.remat_budget={'null' if budget is None else budget} must lie in (0, 1] "
+                "with engine.remat=budget: say engine.remat_budget=0.5, or engine.remat=full"
             )
         if remat is not Remat.budget and budget is not None:
             found.append(

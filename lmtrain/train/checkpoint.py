@@ -151,8 +151,12 @@ def newest(root: Path, damaged: Mapping[Path, str]) -> tuple[Path | None, dict[P
     return None, found
 
 
-def find(path: Path) -> Path:
+def find(path: Path, key: str = "checkpoint") -> Path:
     """The checkpoint that a path means: a run folder's newest, or the folder itself; verified.
+
+    Args:
+        path: what a key of the configuration holds.
+        key: which one.
 
     Raises:
         ValueError: there is none, or it is damaged.
@@ -160,13 +164,11 @@ def find(path: Path) -> Path:
     itself = (path / "state.json").is_file()
     folder = path if itself else max(folders(path / "checkpoints"), default=None)
     if folder is None:
-        raise ValueError(
-            f"checkpoint={path} holds no checkpoint: give a run folder or a step folder"
-        )
+        raise ValueError(f"{key}={path} holds no checkpoint: give a run folder or a step folder")
     try:
         check(folder)
     except ValueError as error:
-        raise ValueError(f"{error}: give checkpoint= another step folder of the run") from error
+        raise ValueError(f"{error}: give {key}= another step folder of the run") from error
     return folder
 
 

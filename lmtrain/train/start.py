@@ -38,7 +38,7 @@ def check_weights(weights: str, model: ModelConfig, tokenizer: Path) -> None:
     Raises:
         ValueError: there is no checkpoint, or it is of another model or another tokenizer.
     """
-    folder = find(Path(weights))
+    folder = find(Path(weights), "run.weights")
     there = flat(read(folder / "config.yaml", RunConfig).model.explicit())
     here = flat(model.explicit())
     for key, value in there.items():
@@ -51,9 +51,8 @@ def check_weights(weights: str, model: ModelConfig, tokenizer: Path) -> None:
 
 def extensions(weights: str, model: ModelConfig) -> Iterator[str]:
     """What a run changes in the positions of the model whose weights it begins with."""
-    there, here = (
-        flat(each) for each in (read(find(Path(weights)) / "config.yaml", RunConfig).model, model)
-    )
+    folder = find(Path(weights), "run.weights")
+    there, here = (flat(each) for each in (read(folder / "config.yaml", RunConfig).model, model))
     for key, value in there.items():
         if extends(key) and here[key] != value:
             now, before = ("null" if each is None else each for each in (here[key], value))
@@ -71,7 +70,7 @@ def copy_weights(
         weights: ``run.weights``, which `check_weights` found to fit.
         write: puts the full values into a parameter, which may hold a part of them.
     """
-    tensors = Stored.checkpoint(find(Path(weights)) / "model")
+    tensors = Stored.checkpoint(find(Path(weights), "run.weights") / "model")
     for name, parameter in model.named_parameters():
         write(parameter, tensors[name].to(parameter.dtype))
 

@@ -38,7 +38,7 @@ def check_teacher(config: RunConfig, tokenizer: Path) -> str:
     teacher = config.distill.teacher
     if teacher is None:
         return ""
-    folder, key = find(Path(teacher)), f"distill.teacher={teacher}"
+    folder, key = find(Path(teacher), "distill.teacher"), f"distill.teacher={teacher}"
     there = _model(folder, config)
     check_tokenizer(key, folder, tokenizer)
     if config.distill.layers_steps:
@@ -53,7 +53,7 @@ def teacher_model(config: RunConfig) -> ModelConfig | None:
         ValueError: there is no checkpoint, or its model is of another shape.
     """
     teacher = config.distill.teacher
-    return None if teacher is None else _model(find(Path(teacher)), config)
+    return None if teacher is None else _model(find(Path(teacher), "distill.teacher"), config)
 
 
 def _model(folder: Path, config: RunConfig) -> ModelConfig:
@@ -97,7 +97,7 @@ def new_mixers(model: ModelConfig, teacher: ModelConfig) -> list[int]:
 def open_teacher(config: RunConfig, engine: Engine) -> Decoder:
     """The teacher's model, spread as the engine holds models; it has no gradients."""
     assert config.distill.teacher is not None
-    folder = find(Path(config.distill.teacher))
+    folder = find(Path(config.distill.teacher), "distill.teacher")
     with torch.device("meta"):
         model = Decoder(read(folder / "config.yaml").model)
     bind(model, config.ops, engine.device, engine.dtype)

@@ -150,7 +150,8 @@ def test_a_budget_that_nothing_fits_is_refused() -> None:
     with pytest.raises(ValueError, match=r"engine.remat_budget=0.01 is less than the inputs"):
         choose(config("GWMA"), 0.01)
     assert EngineConfig(remat=Remat.budget).check() == [
-        "engine.remat_budget=None must lie in (0, 1] with engine.remat=budget"
+        "engine.remat_budget=null must lie in (0, 1] with engine.remat=budget: "
+        "say engine.remat_budget=0.5, or engine.remat=full"
     ]
     [told] = EngineConfig(remat_budget=0.5).check()
     assert (

@@ -178,43 +178,43 @@ def test_a_text_is_written_as_it_is_read() -> None:
     [
         (
             RopeScaling(factor=2.0),
-            "factor = 2.0 does nothing with kind=none: say kind=linear or yarn or llama3",
+            "factor=2.0 does nothing with kind=none: say kind=linear or yarn or llama3",
         ),
         (
             RopeScaling(low_freq_factor=2.0),
-            "low_freq_factor = 2.0 does nothing with kind=none: say kind=llama3",
+            "low_freq_factor=2.0 does nothing with kind=none: say kind=llama3",
         ),
         (
             RopeScaling(kind=RopeKind.yarn, factor=2.0, original_length=64, high_freq_factor=2.0),
-            "high_freq_factor = 2.0 does nothing with kind=yarn: leave it out",
+            "high_freq_factor=2.0 does nothing with kind=yarn: leave it out",
         ),
-        (RopeScaling(kind=RopeKind.llama3, factor=0.5, original_length=64), "factor = 0.5 would"),
-        (RopeScaling(kind=RopeKind.llama3, factor=2.0), "original_length = null: llama3 needs"),
+        (RopeScaling(kind=RopeKind.llama3, factor=0.5, original_length=64), "factor=0.5 would"),
+        (RopeScaling(kind=RopeKind.llama3, factor=2.0), "original_length=null: llama3 needs"),
         (
             RopeScaling(kind=RopeKind.llama3, factor=2.0, original_length=0),
-            "original_length = 0: llama3 needs the length of the training before",
+            "original_length=0: llama3 needs the length of the training before",
         ),
         (
             RopeScaling(kind=RopeKind.llama3, factor=2.0, original_length=64, low_freq_factor=4.0),
-            "low_freq_factor = 4.0 with high_freq_factor=4.0: choose a number above 0, below high",
+            "low_freq_factor=4.0 with high_freq_factor=4.0: choose a number above 0, below high",
         ),
         (
             RopeScaling(kind=RopeKind.llama3, factor=2.0, original_length=64, low_freq_factor=0.0),
-            "low_freq_factor = 0.0 with high_freq_factor=4.0",
+            "low_freq_factor=0.0 with high_freq_factor=4.0",
         ),
         (
             RopeScaling(kind=RopeKind.linear, factor=2.0, original_length=64),
-            "original_length = 64 does nothing with kind=linear: leave it out",
+            "original_length=64 does nothing with kind=linear: leave it out",
         ),
-        (RopeScaling(kind=RopeKind.linear, factor=0.5), "factor = 0.5 would shorten"),
-        (RopeScaling(kind=RopeKind.yarn, factor=2.0), "original_length = null: yarn needs"),
+        (RopeScaling(kind=RopeKind.linear, factor=0.5), "factor=0.5 would shorten"),
+        (RopeScaling(kind=RopeKind.yarn, factor=2.0), "original_length=null: yarn needs"),
         (
             RopeScaling(kind=RopeKind.yarn, factor=2.0, original_length=64, beta_slow=40.0),
-            "beta_slow = 40.0 with beta_fast=32.0",
+            "beta_slow=40.0 with beta_fast=32.0",
         ),
         (
             RopeScaling(kind=RopeKind.yarn, factor=2.0, original_length=64, attention_factor=-1.0),
-            "attention_factor = -1.0 must be above 0",
+            "attention_factor=-1.0 must be above 0",
         ),
     ],
 )
@@ -246,4 +246,4 @@ def test_no_positions_cannot_be_scaled() -> None:
 )
 def test_a_part_of_a_head_has_pairs(config: AttentionConfig, said: str) -> None:
     [problem] = ModelConfig(attention=config).check()
-    assert f"model.attention.partial_rotary_factor = {said}" in problem
+    assert f"model.attention.partial_rotary_factor={said}" in problem
