@@ -96,7 +96,7 @@ def counted(value: float, units: Sequence[tuple[float, str]] = UNITS) -> str:
 
 def number(value: float) -> str:
     """Three digits behind the point, or three that count where numbers are large or small."""
-    return f"{value:.3f}" if value == 0 or 1e-2 <= abs(value) < 1e3 else f"{value:.3g}"  # noqa: PLR2004
+    return f"{value:.3f}" if value == 0 or 0.1 <= abs(value) < 1e3 else f"{value:.3g}"  # noqa: PLR2004
 
 
 def shown_error(measure: str, error: float) -> str:
