@@ -231,7 +231,7 @@ def test_silence_means_what_it_means_to_transformers(name: str, tmp_path: Path) 
         ({**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "positions are dynamic"),
         (
             {**LLAMA, "rope_scaling": {**LLAMA_3["rope_scaling"], "low_freq_factor": 8.0}},
-            "low_freq_factor = 8.0 with high_freq_factor=4.0",
+            "low_freq_factor=8.0 with high_freq_factor=4.0",
         ),
         ({**QWEN3, "use_sliding_window": True, "sliding_window": 8, "layer_types": [""]}, "''"),
     ],

@@ -95,8 +95,9 @@ def links(config: ModelConfig) -> Iterator[Link]:
             "A": within("", "self_attn.", parts.attention(config.attention, config)),
             "M": within("", "mamba.", parts.mamba2(config.mamba2)),
         }
-        for place, letter in enumerate(spec.mixers):
-            for each in within(f"{ours}mixers.{place}.", theirs, mixers[letter]):
+        for letter, mixer in mixers.items():
+            place = spec.mixers.index(letter)
+            for each in within(f"{ours}mixers.{place}.", theirs, mixer):
                 back = each.ours[0].endswith("out_proj.weight")
                 yield replace(each, rewrite=HALVED) if back else each
         second, mlp = f"{theirs}pre_ff_layernorm.weight", f"{theirs}feed_forward."
