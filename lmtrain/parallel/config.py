@@ -54,7 +54,8 @@ class ParallelConfig:
         if world_size % self.sequence:
             problems.append(
                 f"parallel.sequence={self.sequence} does not divide the {world_size} processes: "
-                f"start a multiple of {self.sequence} (torchrun, or launch.nproc of a training), or lower it"
+                f"start a multiple of {self.sequence} (torchrun, or launch.nproc of a training), "
+                "or lower it"
             )
         for letter in (f.name for f in fields(self.strategy)):
             chosen, fitting = self.strategy.of(letter), FITS[letter]

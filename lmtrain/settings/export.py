@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 class Home(StrEnum):
@@ -38,7 +38,7 @@ class ExportConfig:
     dtype: StoredDtype = StoredDtype.fp32
     """Of matrices; norms, decays and biases stay fp32."""
     shard_size: str = "5GB"
-    """Largest file, in KB, MB or GB of a thousand each."""
+    """Largest file, as a number of KB, MB or GB of a thousand each."""
     license: str | None = None
     """For the model card, as the hub names it: apache-2.0."""
     verify: bool = True
@@ -54,7 +54,7 @@ class ExportConfig:
         Raises:
             ValueError: it is not a size.
         """
-        found = re.fullmatch(r"([0-9]+)\s*(KB|MB|GB|)", self.shard_size.upper())
+        found = re.fullmatch(r"([0-9]+)\s*(KB|MB|GB)", self.shard_size.upper())
         if found is None or int(found[1]) < 1:
             raise ValueError(f"shard_size={self.shard_size} is not a size: say 5GB or 500MB")
         return int(found[1]) * UNITS[found[2]]

@@ -193,15 +193,16 @@ def test_rotary_positions_in_both_spellings() -> None:
             positions(said)
 
 
-@pytest.mark.parametrize(("said", "size"), [("5GB", 5 * 10**9), ("40 kb", 40_000), ("7", 7)])
+@pytest.mark.parametrize(("said", "size"), [("5GB", 5 * 10**9), ("40 kb", 40_000), ("7mb", 7_000_000)])
 def test_sizes(said: str, size: int) -> None:
     assert ExportConfig(shard_size=said).shard_bytes == size
 
 
 def test_a_configuration_tells_all_its_problems() -> None:
-    problems = ExportConfig(shard_size="huge").check()
-    assert len(problems) == 3
-    assert "shard_size=huge" in problems[-1]
+    for size in ("huge", "5", "0GB"):
+        problems = ExportConfig(shard_size=size).check()
+        assert len(problems) == 3
+        assert f"shard_size={size} is not a size" in problems[-1]
 
 
 def test_norms_after_are_not_norms_before() -> None:
