@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo '  ARGS="…" adds overrides to train, smoke, study and bench: make train ARGS="train.steps=50"'
+	@echo '  ARGS="…" adds overrides to train, smoke, study and bench, parts to gpu-check: make train ARGS="train.steps=50"'
 
 setup: $(READY) ## .venv with the tested set of packages
 
@@ -27,13 +27,13 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY) ## train the default hybrid on the embedded text
 	$(BIN)/lmtrain train $(ARGS)
 
-test: $(READY) ## every test
+test: $(READY) ## every test but those that take minutes
 	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 test-fast: $(READY) ## unit tests without the slow ones
 	$(PYTEST) -n $(WORKERS) -m 'not slow' tests/unit
 
-test-long: $(READY) ## what takes minutes: eight processes to a row
+test-long: $(READY) ## the tests that take minutes
 	$(PYTEST) -m long
 
 test-dist: $(READY) ## several processes against one
