@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # On a machine with a GPU: are the kernels right, how fast are they, does a run learn?
-#   scripts/gpu_check.sh                        all parts but tune, in less than nine minutes
+#   scripts/gpu_check.sh                        all parts but plan and tune, in less than nine minutes
 #   scripts/gpu_check.sh kernels step=120       some parts; =SECONDS changes the limit of one
-#   scripts/gpu_check.sh tune=400               launch parameters for this card, into tuned.json
+#   scripts/gpu_check.sh plan tune=400          those two, which run by name only
 # parity   the tests of kernels, on the card
 # kernels  kernels beside other libraries and beside the card's own limits
 # step     a training step beside models of transformers
 # hybrid   a step of a hybrid of 340 M parameters by each backend: tokens/s, MFU
 # train    a run on the embedded text, with FSDP and bf16, stopped by the clock
-# plan     bytes and seconds of a step beside what lmtrain inspect predicts; by name only
+# plan     bytes and seconds of a step beside what lmtrain inspect predicts
+# tune     launch parameters of kernels for this card, into tuned.json
 # Results are written as they come, into $OUT or benchmarks/results/gpu-DATE. A part that fails or
 # takes too long stops no other; the exit code is 1 then.
 set -uo pipefail

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every experiment of configs/experiment, two points at a time, then one page of them all. What is
 # finished is skipped, so the same command goes on after any end.
-# Usage: scripts/study.sh [overrides of every experiment]; NAMES="…" chooses, STUDY is the folder
+# Usage: scripts/study.sh [overrides of every experiment]; NAMES="…" chooses, STUDY is the
+# folder, POINTS how many at a time
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
