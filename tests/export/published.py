@@ -96,10 +96,21 @@ ONE = {
     **{"embedding_multiplier": 1, "logits_scaling": 1, "residual_multiplier": 1},
     "attention_multiplier": 8**-0.5,
 }
-GRANITE_DENSE = {
+GRANITE_OF_ATTENTION = {
     **GRANITE,
     **{"layer_types": ["attention"] * 3, "position_embedding_type": "rope"},
     **{"logits_scaling": 8.0, "rope_theta": 10000000},
+}
+GRANITE_3: dict[str, Any] = {
+    **ENDS,
+    **{"architectures": ["GraniteForCausalLM"], "model_type": "granite", "hidden_act": "silu"},
+    **{"attention_bias": False, "attention_dropout": 0.1, "attention_multiplier": 0.015625},
+    **{"embedding_multiplier": 12.0, "hidden_size": 32, "initializer_range": 0.02},
+    **{"intermediate_size": 48, "logits_scaling": 8.0, "max_position_embeddings": 131072},
+    **{"mlp_bias": False, "num_attention_heads": 4, "num_hidden_layers": 2},
+    **{"num_key_value_heads": 2, "residual_multiplier": 0.22, "rms_norm_eps": 1e-05},
+    **{"rope_scaling": None, "rope_theta": 5000000.0, "tie_word_embeddings": True},
+    **{"torch_dtype": "bfloat16", "transformers_version": "4.47.0.dev0", "use_cache": True},
 }
 FALCON_H1: dict[str, Any] = {
     **{"architectures": ["FalconH1ForCausalLM"], "model_type": "falcon_h1"},
@@ -212,8 +223,9 @@ READ: dict[str, dict[str, Any]] = {
     "Qwen3": QWEN3,
     "OLMo 3": OLMO3,
     "Mamba-2": MAMBA2,
+    "Granite 3.1": GRANITE_3,
     "Granite 4 hybrid": GRANITE,
-    "Granite 4 of attention": GRANITE_DENSE,
+    "Granite 4 of attention": GRANITE_OF_ATTENTION,
     "Granite 4 without multipliers": {**GRANITE, **ONE},
     "Falcon-H1": FALCON_H1,
     "Falcon-H1 with norms": {

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EVERY = {
     **{name: (TARGETS[kind], model) for name, (kind, model) in NATIVE.items()},
+    "granite dense": (TARGETS["granite"], NATIVE["llama"][1]),
     **{f"custom {name}": (OURS, model) for name, model in CUSTOM.items()},
 }
 

@@ -1,4 +1,7 @@
-"""Mamba-2 and attention, an MLP in every block: Granite 4 without experts."""
+"""Mamba-2 and attention, an MLP in every block: Granite 4 without experts; and Granite 3 and 4.1.
+
+The latter are Llama with multipliers, so that an export prefers Llama.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import TYPE_CHECKING
 from lmtrain.export import folding, parts
 from lmtrain.export.folding import multiplier
 from lmtrain.export.links import filled, link, within
-from lmtrain.export.native.attention_only import whole_heads
+from lmtrain.export.native import attention_only
+from lmtrain.export.native.attention_only import LLAMA, whole_heads
 from lmtrain.export.positions import positions, rotary
 from lmtrain.export.targets import Json, Target, needs, plain_mamba2, specs, stack, swiglu, wants
 from lmtrain.models.config import (
@@ -26,8 +30,11 @@ if TYPE_CHECKING:
 LAYER_TYPES = {"A": "attention", "M": "mamba"}
 """The older names, which every version reads."""
 KINDS = {"attention": "A", "full_attention": "A", "mamba": "M", "linear_attention": "M"}
-
-
+OUTPUTS = (
+    *(".self_attn.o_proj.weight", ".mamba.out_proj.weight"),
+    *(".shared_mlp.output_linear.weight", ".mlp.down_proj.weight"),
+)
+"""Ends of the names of projections back to the residual stream."""
 ONES: Json = dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0)
 
 
@@ -49,7 +56,7 @@ def blockers(config: ModelConfig) -> list[str]:
 
 
 def describe(config: ModelConfig) -> Json:
-    """Every multiplier is one, but that of the logits of attention, which is ours."""
+    """No experts."""
     a, m, d = config.attention, config.mamba2, config.d_model
     return {
         "vocab_size": config.vocab_size,
@@ -62,10 +69,9 @@ def describe(config: ModelConfig) -> Json:
         "layer_types": [LAYER_TYPES[spec.mixers[0]] for spec in specs(config)],
         "num_attention_heads": a.heads,
         "num_key_value_heads": a.kv_heads,
-        "attention_multiplier": a.width(d) ** -0.5,
         "attention_bias": False,
         "attention_dropout": 0.0,
-        **ONES,
+        **idle(config),
         "mamba_expand": m.width(d) // d,
         "mamba_n_heads": m.heads(d),
         "mamba_d_head": m.head_dim,
@@ -82,6 +88,16 @@ def describe(config: ModelConfig) -> Json:
         "position_embedding_type": "rope" if a.rope else None,
         **rotary(a),
     }
+
+
+def describe_dense(config: ModelConfig) -> Json:
+    """As Llama, with its multipliers."""
+    return {**attention_only.describe_llama(config), **idle(config)}
+
+
+def idle(config: ModelConfig) -> Json:
+    """Multipliers that do nothing: that of attention is what we scale its logits by."""
+    return {**ONES, "attention_multiplier": config.attention.width(config.d_model) ** -0.5}
 
 
 def links(config: ModelConfig) -> Iterator[Link]:
@@ -140,7 +156,7 @@ def read(said: Json) -> ModelConfig:
 
 def factors(said: Json) -> Factors:
     """All scale what a projection gives: queries, and what is added to the residual stream."""
-    width = said["hidden_size"] // said["num_attention_heads"]
+    width = said.get("head_dim") or said["hidden_size"] // said["num_attention_heads"]
     residual = multiplier(said, "residual_multiplier")
     return {
         **folding.ends(
@@ -150,13 +166,23 @@ def factors(said: Json) -> Factors:
             last_norm="model.norm.weight",
         ),
         ".self_attn.q_proj.weight": multiplier(said, "attention_multiplier") * width**0.5,
-        ".self_attn.o_proj.weight": residual,
-        ".mamba.out_proj.weight": residual,
-        ".shared_mlp.output_linear.weight": residual,
+        **dict.fromkeys(OUTPUTS, residual),
     }
 
 
 GRANITE = Target(
+    model_type="granite",
+    architecture="GraniteForCausalLM",
+    served_by="vLLM, SGLang",
+    blockers=LLAMA.blockers,
+    describe=describe_dense,
+    links=LLAMA.links,
+    read=LLAMA.read,
+    defaults=LLAMA.defaults,
+    multipliers={**ONES, "attention_multiplier": 1.0},
+    factors=factors,
+)
+GRANITE_HYBRID = Target(
     model_type="granitemoehybrid",
     architecture="GraniteMoeHybridForCausalLM",
     served_by="vLLM, SGLang",
