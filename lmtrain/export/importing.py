@@ -9,20 +9,25 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
-from math import isclose
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lmtrain import config as configuration
 from lmtrain.data.tokenize import end_of_text, load_tokenizer, vocab_size
-from lmtrain.export.custom import CUSTOM
 from lmtrain.export.folder import partial
 from lmtrain.export.folding import folded
 from lmtrain.export.hybrid import Hybrid
 from lmtrain.export.hybrid_config import hybrid_config
-from lmtrain.export.native import NATIVE
+from lmtrain.export.reading import (
+    completed,
+    find_target,
+    language,
+    read_config,
+    read_model,
+    scaling,
+)
 from lmtrain.export.trained import blank
 from lmtrain.export.weights import entries, incoming
 from lmtrain.train.checkpoint import State
@@ -36,19 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.export.targets import Json, Target
-    from lmtrain.models.config import ModelConfig
     from lmtrain.settings.export import ImportConfig
-
-FREE = {
-    *("initializer_range", "attention_dropout", "chunk_size", "mamba_chunk_size"),
-    *("residual_in_fp32", "intermediate_size", "num_experts_per_tok"),
-    "time_step_min",  # transformers clamps by it; servers and trainers only initialise by it
-    *("layer_types", "rope_parameters", "rope_scaling", "rope_theta"),  # judged in `read`
-    *("partial_rotary_factor", "num_key_value_heads", "head_dim", "position_embedding_type"),
-    "use_sliding_window",
-    *("stack", "blocks", "auto_map"),
-}
-"""Keys of a ``config.json`` that may differ from what an export would write."""
 
 UNREAD = re.compile(r"^mtp\.|^model\.visual\.|rotary_emb\.inv_freq$")
 """Names that the language model of transformers leaves out too: heads for tokens further on,
@@ -56,9 +49,6 @@ encoders of images, tables of old versions."""
 
 PRESET = "configs/model/imported.yaml"
 """The model section, as an option of Hydra: ``--config-dir OUT/configs model=imported``."""
-
-TARGETS = {target.model_type: target for target in (*NATIVE, CUSTOM)}
-AROUND = {target.inside: target for target in NATIVE if target.inside}
 
 
 def import_folder(config: ImportConfig) -> Path:
@@ -135,102 +125,6 @@ def write_checkpoint(
     write_shard(shard, blank(run.model), contents)
     files = [path for path in folder.rglob("*") if path.is_file()]
     Manifest.of(folder, files).write(folder / NAME)
-
-
-def read_config(folder: Path) -> Json:
-    """``config.json``.
-
-    Raises:
-        ValueError: it is missing or no object.
-    """
-    path = folder / "config.json"
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: give a folder that transformers loads") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(said, dict):
-        raise ValueError(f"{path} is not a configuration of transformers")
-    return said
-
-
-def language(said: Json, folder: Path) -> Json:
-    """What a model of images and text says of its language model; any other, as it is.
-
-    Raises:
-        ValueError: it says nothing of it.
-    """
-    if said.get("model_type") not in AROUND:
-        return said
-    inner, target = said.get("text_config"), AROUND[said["model_type"]]
-    if not isinstance(inner, dict):
-        raise ValueError(f"{folder}/config.json has no text_config: it names no language model")
-    tied = said.get("tie_word_embeddings", False)
-    return {"model_type": target.model_type, "tie_word_embeddings": tied, **inner}
-
-
-def find_target(said: Json, folder: Path) -> Target:
-    """The target that the folder is of.
-
-    Raises:
-        ValueError: lmtrain does not have it.
-    """
-    kind = said.get("model_type")
-    if kind in TARGETS:
-        return TARGETS[kind]
-    code = ", and code of a folder is never run" if "auto_map" in said else ""
-    raise ValueError(
-        f"{folder} is of model_type {kind}{code}: lmtrain imports {', '.join((*TARGETS, *AROUND))}"
-    )
-
-
-def read_model(target: Target, said: Json, folder: Path) -> ModelConfig:
-    """The stack that a ``config.json`` describes.
-
-    Whatever the target would write in another way is something that lmtrain does not compute, but
-    for multipliers, which go into the weights.
-
-    Raises:
-        ValueError: the configuration lacks a key, or asks for what lmtrain does not have.
-    """
-    whole = completed(target, said)
-    try:
-        model = target.read(whole)
-        target.factors(whole)
-        configuration.require(model.check())
-    except KeyError as error:
-        raise ValueError(f"{folder}/config.json does not say {error}") from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder}/config.json: {error}") from error
-    free = FREE | target.multipliers.keys()
-    for key, value in target.describe(model).items():
-        if key in whole and key not in free and not same(whole[key], value):
-            says = "says" if key in said else "is silent, which means"
-            raise ValueError(
-                f"{folder}/config.json {says} {key}={whole[key]}: of {target.model_type}, lmtrain "
-                f"has {key}={value}"
-            )
-    return model
-
-
-def completed(target: Target, said: Json) -> Json:
-    """A ``config.json`` with what its silence means."""
-    return {**target.defaults, **target.multipliers, **said}
-
-
-def scaling(target: Target, model: ModelConfig, said: Json) -> list[str]:
-    """The multipliers of a ``config.json`` that do something."""
-    whole, idle = completed(target, said), target.describe(model)
-    keys = (key for key in target.multipliers if whole[key] is not None)
-    return [f"{key}={whole[key]}" for key in keys if not same(whole[key], idle[key])]
-
-
-def same(theirs: Any, ours: Any) -> bool:
-    """Whether two values of ``config.json`` mean the same."""
-    if isinstance(ours, float) and isinstance(theirs, int | float):
-        return isclose(theirs, ours, rel_tol=1e-6)
-    return theirs == ours
 
 
 def renamed(target: Target, tensors: Stored) -> Stored:

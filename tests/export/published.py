@@ -230,8 +230,9 @@ READ: dict[str, dict[str, Any]] = {
     "Falcon-H1": FALCON_H1,
     "Falcon-H1 with norms": {
         **FALCON_H1,
-        **{"mamba_rms_norm": True, "mamba_n_groups": 3, "tie_word_embeddings": True},
-        **{"head_dim": 8, "attention_in_multiplier": 0.5},
+        **{"mamba_rms_norm": True, "mamba_n_groups": 2, "tie_word_embeddings": True},
+        **{"mamba_d_ssm": None, "mamba_d_head": "auto", "mamba_n_heads": 4},
+        **{"head_dim": 8, "attention_in_multiplier": 0.5, "ssm_multipliers": None},
     },
     "Nemotron-H": NEMOTRON,
     "Qwen3.5": QWEN3_5,

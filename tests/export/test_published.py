@@ -29,14 +29,8 @@ from safetensors.torch import save_file
 from lmtrain.data.tokenize import bytes_tokenizer
 from lmtrain.export.export import export
 from lmtrain.export.folding import Factors, folded
-from lmtrain.export.importing import (
-    TARGETS,
-    completed,
-    find_target,
-    import_folder,
-    language,
-    read_model,
-)
+from lmtrain.export.importing import import_folder
+from lmtrain.export.reading import TARGETS, completed, find_target, language, read_model
 from lmtrain.export.trained import Trained
 from lmtrain.export.verify import logits
 from lmtrain.export.weights import entries, incoming, plan, write_weights

@@ -12,10 +12,10 @@ from cases import AFTER, BASE, BESIDE, CUSTOM, NATIVE, weights
 from lmtrain.config import compose
 from lmtrain.export.custom import CUSTOM as OURS
 from lmtrain.export.export import choose
-from lmtrain.export.importing import TARGETS
 from lmtrain.export.links import gated_queries
 from lmtrain.export.native import NATIVE as TABLES
 from lmtrain.export.positions import positions
+from lmtrain.export.reading import TARGETS
 from lmtrain.export.targets import word
 from lmtrain.export.trained import blank
 from lmtrain.export.verify import rounded
@@ -194,7 +194,9 @@ def test_rotary_positions_in_both_spellings() -> None:
             positions(said)
 
 
-@pytest.mark.parametrize(("said", "size"), [("5GB", 5 * 10**9), ("40 kb", 40_000), ("7mb", 7_000_000)])
+@pytest.mark.parametrize(
+    ("said", "size"), [("5GB", 5 * 10**9), ("40 kb", 40_000), ("7mb", 7_000_000)]
+)
 def test_sizes(said: str, size: int) -> None:
     assert ExportConfig(shard_size=said).shard_bytes == size
 
