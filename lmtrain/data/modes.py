@@ -32,9 +32,9 @@ def run_mode(config: PrepareConfig) -> None:
         case Mode.build if config.dry_run:
             print(estimate(config))
         case Mode.build:
-            print(f"lmtrain train data=store data.source={prepare(config)}")
+            _tell(prepare(config))
         case Mode.import_:
-            print(f"lmtrain train data=store data.source={import_tokens(config)}")
+            _tell(import_tokens(config))
         case Mode.export:
             for path in write_megatron(_open(config), Path(config.out).expanduser()):
                 print(path)
@@ -44,6 +44,11 @@ def run_mode(config: PrepareConfig) -> None:
             print(describe(_open(config), config))
         case Mode.peek:
             print(*peek(_open(config), count=config.count, seed=config.seed), sep="\n\n")
+
+
+def _tell(store: Path) -> None:
+    """Say what trains on a new store, in a run folder of its own."""
+    print(f"lmtrain train data=store data.source={store} run.dir=runs/{store.name}")
 
 
 def _open(config: PrepareConfig) -> Store:
