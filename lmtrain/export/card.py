@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from lmtrain.models.config import ModelConfig
 
 
+OLD_NORMS = {"granitemoehybrid", "mamba2"}
+"""Architectures whose norm behind Mamba-2's gate transformers before 5.23 takes over all groups."""
+
+
 def card(
     checkpoint: Path,
     run: RunConfig,
@@ -123,7 +127,8 @@ def advice(target: Target, model: ModelConfig) -> list[str]:
             "Do not pack documents into one row: transformers lets the state of one document into "
             "the next."
         )
-    if "M" in letters(model) and model.mamba2.groups > 1:
+    grouped = "M" in letters(model) and model.mamba2.groups > 1
+    if grouped and target.model_type in OLD_NORMS:
         found.append(
             "It has several groups of B and C, whose norm transformers computes rightly from 5.23 "
             "on; servers may bring an older one."

@@ -10,6 +10,7 @@ import torch
 from cases import AFTER, BASE, BESIDE, CUSTOM, NATIVE, weights
 
 from lmtrain.config import compose
+from lmtrain.export.card import advice
 from lmtrain.export.custom import CUSTOM as OURS
 from lmtrain.export.export import choose
 from lmtrain.export.links import gated_queries
@@ -62,6 +63,14 @@ def test_the_native_home_of_a_stack(name: str) -> None:
     assert choose(model, Home.native).model_type == kind
     assert choose(model, Home.auto).model_type == kind
     assert choose(model, Home.custom) is OURS
+
+
+@pytest.mark.parametrize(("name", "warns"), [("granite nope", True), ("falcon_h1 own", False)])
+def test_only_where_old_versions_are_wrong_they_are_warned_of(name: str, warns: bool) -> None:  # noqa: FBT001
+    kind, model = NATIVE[name]
+    told = " ".join(advice(TARGETS[kind], model))
+    assert "Do not pack documents" in told
+    assert ("several groups" in told) is warns
 
 
 def test_a_block_of_windows_can_be_mistral_or_qwen3_but_never_llama() -> None:
