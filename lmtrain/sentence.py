@@ -15,6 +15,7 @@ VALUES = (
     (r"Value '(.*)' is not a valid bool.*", r"'\1' is neither true nor false"),
     (r"Invalid value '(.*)', expected one of \[(.*)\]", r"'\1' is none of \2"),
     (r"Invalid value assigned: .* is not a ListConfig.*", "it is a list: write it as [A,B]"),
+    (r"Invalid type assigned: .* is not a subclass of .*", "it is a section: set the keys in it"),
     (r"field '.*' is not Optional", "null is no value of it"),
 )
 """What OmegaConf says of a value, and what we say."""

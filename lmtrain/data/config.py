@@ -96,7 +96,8 @@ class DataConfig:
     def _check_task(self) -> list[str]:
         text = {"data.source": self.source, "data.sources": self.sources}
         both = [
-            f"{key}={value} is text and data.task.name={self.task.name} is not: say data=task without {key}"
+            f"{key}={value} is text and data.task.name={self.task.name} is not: say data=task, and "
+            f"leave {key} out"
             for key, value in text.items()
             if value and self.task.name is not None
         ]

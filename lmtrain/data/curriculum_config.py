@@ -228,8 +228,9 @@ class CurriculumConfig:
         wanted = len(self.lengths) + (self.remainder == Remainder.pack)
         if self.odds is None or len(self.odds) != wanted or min(self.odds) <= 0:
             rests = "the rests and " if self.remainder == Remainder.pack else ""
+            said = "null" if self.odds is None else self.odds
             return [
-                f"curriculum.odds={self.odds} does not fit: give {wanted} positive numbers, one "
+                f"curriculum.odds={said} does not fit: give {wanted} positive numbers, one "
                 f"for {rests}each length of {self.lengths}"
             ]
         return []

@@ -24,6 +24,8 @@ class RunSection:
 
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""
+        if not self.dir.strip():
+            return ["run.dir is empty, which would be this folder: say run.dir=runs/NAME"]
         folder = Path(self.dir).absolute()
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         if not existing.is_dir():

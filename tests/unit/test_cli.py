@@ -127,6 +127,7 @@ def test_the_shell_completes_verbs_groups_and_keys(
         ("engine.kind=zero", "engine.kind=zero: 'zero' is none of fsdp, ddp, deepspeed"),
         ("scores.lengths=64", "scores.lengths=64: it is a list: write it as [A,B]"),
         ("model.pattern=null", "model.pattern=null: null is no value of it"),
+        ("resume=true", "resume=true: it is a section: set the keys in it"),
         ("optim.lr.x=1", "optim.lr.x=1: it holds a value and no keys"),
         ("optim.lr=1,2", "add -m to run one after the other, or write a list, KEY=[A,B]"),
         ("runs/default", "'runs/default' is no KEY=VALUE"),

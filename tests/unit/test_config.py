@@ -91,6 +91,12 @@ def test_check_tells_every_problem_at_once(tmp_path: Path) -> None:
         require(problems)
 
 
+def test_a_run_needs_a_folder_with_a_name() -> None:
+    """An empty path is the folder that one stands in."""
+    [problem] = compose(["run.dir="]).check(world_size=1)
+    assert problem.startswith("run.dir is empty")
+
+
 def test_one_problem_is_told_without_a_count() -> None:
     with pytest.raises(ValueError, match=r"^optim\.clip=0 must be positive and finite$"):
         require(OptimConfig(clip=0.0).check())
