@@ -29,7 +29,7 @@ def test_a_run_begins_with_what_was_exported_and_imported(whole: Run, tmp_path: 
         run.train(*STILL, f"run.weights={back}", "model.vocab_size=384")
     with pytest.raises(ValueError, match=r"has model\.attention\.rope=True, this run False"):
         run.train(*STILL, f"run.weights={back}", "model.attention.rope=false")
-    with pytest.raises(ValueError, match=r"rope_scaling\.original_length = null: yarn needs"):
+    with pytest.raises(ValueError, match=r"rope_scaling\.original_length=null: yarn needs"):
         run.train(*STILL, f"run.weights={back}", "model.attention.rope_scaling.kind=yarn")
     with pytest.raises(ValueError, match="holds no checkpoint"):
         run.train(*STILL, f"run.weights={folder}")
