@@ -39,7 +39,8 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
     task = task_of(run, config.task)
     what = config.what or [ScoreKind.task if task else ScoreKind.text]
     text = run.data.task.name is None
-    require(unanswerable(config, what, model=run.model, task=task, text=text))
+    told = unanswerable(config, what, model=run.model, task=task, text=text)
+    require([each.replace("data.task.name=", "task=") for each in told] if config.task else told)
     with closing(open_engine(config.engine, config.parallel, world=world)) as engine:
         console = Console(quiet=engine.rank > 0)
         subject = restore(config, run, folder, engine)

@@ -51,6 +51,6 @@ class EvalConfig(Asked):
             *self.harness.check(),
             *([nowhere] if self.out and not Path(self.out).absolute().parent.is_dir() else []),
             *self.parallel.check(world_size),
-            *self.engine.check(),
+            *(told.replace("engine.", "") for told in self.engine.check()),
             *self.ops.check(self.engine.capability()),
         ]

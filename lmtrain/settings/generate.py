@@ -66,6 +66,6 @@ class GenerateConfig:
             *([silent] if not self.prompt else []),
             *positive({"tokens": self.tokens, "count": self.count}),
             *sampling(self.temperature, self.top_p),
-            *EngineConfig(device=self.device).check(),
+            *(told.replace("engine.", "") for told in EngineConfig(device=self.device).check()),
             *self.ops.check(EngineConfig(device=self.device).capability()),
         ]

@@ -94,8 +94,10 @@ def test_help_tells_all_of_what_it_is_asked(
 
 
 def test_every_key_has_a_meaning() -> None:
-    roots = ("config", "generate", "eval", "export", "import", "prepare", "report", "bench")
-    found = [key for root in (*roots, "inspect") for key in keys(config.compose([], root))]
+    verbs = config.GenerateConfig(), config.EvalConfig(), config.ExportConfig()
+    others = config.ImportConfig(), config.PrepareConfig(), config.ReportConfig()
+    roots = (*verbs, *others, config.BenchConfig(), config.InspectConfig())
+    found = [key for root in roots for key in keys(root)]
     assert [key.name for key in found if len(key.about) < 4] == []
 
 
