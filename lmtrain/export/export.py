@@ -40,12 +40,17 @@ def choose(model: ModelConfig, home: Home) -> Target:
     free = [target for target in NATIVE if not blocked[target.model_type]]
     if free or home is Home.auto:
         return [*free, CUSTOM][0]
-    nearest = min(blocked, key=lambda name: len(blocked[name]))
+    nearest = min(blocked, key=lambda name: _distance(blocked[name]))
     why = "; ".join(blocked[nearest])
     raise ValueError(
         f"target=native: no model of transformers computes this stack. The nearest is {nearest}: "
         f"{why}. Say target=custom for our own code in the folder"
     )
+
+
+def _distance(blockers: list[str]) -> tuple[int, int]:
+    """How far a stack is from a target: another pattern is farther than any other field."""
+    return sum("model.pattern" in each for each in blockers), len(blockers)
 
 
 def describe(target: Target, trained: Trained, dtype: torch.dtype) -> Json:

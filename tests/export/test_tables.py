@@ -86,6 +86,12 @@ def test_a_stack_without_native_home_is_told_which_field_is_in_the_way(name: str
         choose(CUSTOM[name], Home.native)
 
 
+def test_the_nearest_home_is_one_of_the_same_pattern() -> None:
+    beside = compose(["model=parallel", "model.vocab_size=320"]).model
+    with pytest.raises(ValueError, match=r"nearest is falcon_h1: model\.branch_norm=true"):
+        choose(beside, Home.native)
+
+
 def near(case: str, **fields: object) -> ModelConfig:
     """The stack of a case with one part of one section changed."""
     model = NATIVE[case][1]
