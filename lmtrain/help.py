@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -84,7 +85,8 @@ def keys(config: Any, prefix: str = "", section: str = "") -> Iterator[Key]:
             heading = _plain((getdoc(value) or "").partition("\n")[0])
             yield from keys(value, f"{prefix}{name}.", heading)
         else:
-            meaning = about.get(name, "") + _choices(hints[name])
+            meaning = about.get(name, "")
+            meaning += _choices(hints[name], meaning)
             yield Key(prefix + name, _shown(value), meaning, section)
 
 
@@ -114,11 +116,12 @@ def _docstrings(owner: type) -> dict[str, str]:
     return found
 
 
-def _choices(hint: Any) -> str:
-    """The values that a key of an enumeration takes."""
+def _choices(hint: Any, meaning: str) -> str:
+    """The values that a key of an enumeration takes, where its meaning names none of them."""
     for each in (hint, *get_args(hint)):
         if isinstance(each, EnumType) and issubclass(each, StrEnum):
-            return f" ({', '.join(each)})"
+            named = {*re.findall(r"\w+", meaning)} & {*map(str, each)}
+            return "" if named else f" ({', '.join(each)})"
     return ""
 
 
@@ -187,7 +190,7 @@ def _whole(verb: str, topic: str, told: list[Key]) -> Iterable[str]:
     for key in found:
         if key.section != section:
             section = key.section
-            yield section
+            yield f"\n{section}"
         yield f"\n  {key.name}={key.value}"
         yield fill(key.about, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 

@@ -79,9 +79,9 @@ def test_help_tells_all_of_what_it_is_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = partial(helped, monkeypatch=monkeypatch, capsys=capsys)
-    text, _, code = shown("train", "--help", "engine.kind", "faults", "-m", "optim.lr=1,2")
+    text, _, code = shown("train", "--help", "engine.precision", "faults", "-m", "optim.lr=1,2")
     assert code == 0
-    assert "deepspeed: ZeRO by zero. (fsdp, ddp, deepspeed)" in " ".join(text.split())
+    assert "engine.precision=fp32\n      Dtype of the activations. (fp32, bf16)\n" in text
     assert [line for line in text.splitlines() if line.startswith("  faults.")] == [
         "  faults.policy=abort",
         "  faults.spike=null",
