@@ -41,8 +41,9 @@ class DataConfig:
     sources: dict[str, dict[str, Any]] = dataclasses.field(
         default_factory=dict[str, dict[str, Any]]
     )
-    """Several sources by name instead of ``source``: {NAME: {path, weight, max_repetition}}; see
-    ``SourceConfig``."""
+    """Several sources by name instead of ``source``: {NAME: {path, weight, max_repetition}}. A path
+    is as ``source``; weights are shares of the tokens, relative to each other; a run sees the
+    tokens of a source at most max_repetition times, 4 unless said, null without a limit."""
     mix_scope: MixScope = MixScope.bucket
     """bucket: the weights hold inside every length, as far as the sources have such lengths;
     global: they hold over the run, and every length mixes the sources as they come."""

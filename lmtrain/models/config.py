@@ -226,12 +226,12 @@ class ModelConfig:
     n_layers: int = 4
     """Blocks; the pattern word is tiled to this many."""
     pattern: str = "GWMA"
-    """Topology: A attention, W window, M Mamba-2, G GatedDeltaNet; small letter: no MLP; ``-``: MLP
+    """Topology: A attention, W window, M Mamba-2, G Gated DeltaNet; small letter: no MLP; ``-``: MLP
     only; ``[AM]``: side by side; ``(GGGA)6``: repeat."""
     branch_norm: bool = True
     """Normalise what each of several mixers side by side gives, before their mean is taken."""
     vocab_size: int | None = None
-    """Rows of the embedding; null is the token store's vocabulary rounded up to 64."""
+    """Rows of the embedding; null is that of the data, rounded up to a multiple of 64."""
     tie_embeddings: bool = True
     """Use the embedding as output projection."""
     init_std: float = 0.02

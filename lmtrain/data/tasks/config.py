@@ -22,7 +22,8 @@ class TaskConfig:
     """mqar, key_value, passkey, needles, induction, copy, selective_copy, sort, parity, count, a5,
     s5 or languages; null trains on text."""
     options: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
-    """Fields of the task that differ from its defaults: {pairs: 32}; see ``lmtrain.data.tasks``."""
+    """Fields of the task that differ from its defaults, each as +data.task.options.pairs=32; one
+    that the task has not is answered with those it has."""
     lengths: list[int] = dataclasses.field(default_factory=lambda: [64, 128, 256])
     """Tokens of a row; every length has rows of its own, a bucket each."""
     rows: int = 65_536
