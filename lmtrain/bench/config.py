@@ -84,8 +84,8 @@ class BenchConfig:
     letters: str = "AWMG"
     """Mixers to measure (sp)."""
     size: str = "debug"
-    """Sizes of the mixers: a file of configs/model/size (backends, sp, curriculum, memory; step
-    with compile=true)."""
+    """Sizes of the mixers: a file of configs/model/size (backends, sp, rows, curriculum, memory;
+    step with compile=true)."""
     presets: list[str] = field(
         default_factory=lambda: ["transformer", "mamba2", "gated_deltanet", "hybrid_3to1"]
     )
@@ -97,7 +97,7 @@ class BenchConfig:
     strategies: list[str] = field(default_factory=list[str])
     """Strategies to measure; empty is all that fit a mixer (sp)."""
     links: str | None = None
-    """Speeds that the cost model predicts with, as parallel.links (sp)."""
+    """Speeds that the cost model predicts with, as parallel.links (sp, rows)."""
     sizes: list[int] = field(default_factory=lambda: [16_384, 262_144, 4_194_304])
     """Bytes of the messages (links)."""
     parts: list[DataPart] = field(default_factory=lambda: list(DataPart))

@@ -226,8 +226,8 @@ class ModelConfig:
     n_layers: int = 4
     """Blocks; the pattern word is tiled to this many."""
     pattern: str = "GWMA"
-    """Topology: A attention, W window, M Mamba-2, G Gated DeltaNet; small letter: no MLP; ``-``: MLP
-    only; ``[AM]``: side by side; ``(GGGA)6``: repeat."""
+    """Topology: A attention, W window, M Mamba-2, G Gated DeltaNet; small letter: no MLP; ``-``:
+    MLP only; ``[AM]``: side by side; ``(GGGA)6``: repeat."""
     branch_norm: bool = True
     """Normalise what each of several mixers side by side gives, before their mean is taken."""
     vocab_size: int | None = None

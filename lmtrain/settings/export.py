@@ -36,7 +36,7 @@ class ExportConfig:
     """native: a model that transformers and servers know, or say what keeps the stack out; custom:
     our own code in the folder, for any stack; auto: native where there is one."""
     dtype: StoredDtype = StoredDtype.fp32
-    """Of matrices; norms, decays and biases stay fp32."""
+    """fp32 or bf16, of matrices; norms, decays and biases stay fp32."""
     shard_size: str = "5GB"
     """Largest file, as a number of KB, MB or GB of a thousand each."""
     license: str | None = None

@@ -27,7 +27,7 @@ class HardwareKeys:
     memory: float | None = None
     """GiB that a process may take; null is the card's, or an equal part of this machine's."""
     scale: str | None = None
-    """Numbers of processes to foretell, like 1..1024: weak and strong scaling, as a plot."""
+    """Numbers of processes to predict, like 1..1024: weak and strong scaling, as a plot."""
     out: str = "scaling.png"
     """Where the plot of scale goes."""
 
