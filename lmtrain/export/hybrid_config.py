@@ -74,17 +74,12 @@ def _with_section(
             return replace(model, gated_deltanet=GatedDeltaNetConfig(**{**like, **given}))
         case _:
             given = _given(**vars(config.mamba2))
-            inner = heads * width
-            if inner % model.d_model and "expand" not in given:
-                raise ValueError(
-                    f"pattern={config.pattern}: M is a multiple of model.d_model={model.d_model} "
-                    f"wide, and the attention's {heads} heads of {width} are not: say "
-                    "mamba2.expand=N and mamba2.head_dim=N, or use G"
-                )
-            like = {"expand": inner // model.d_model, "head_dim": width, "state_dim": width}
-            shape = {**like, **given}
-            shape.setdefault("groups", shape["expand"] * model.d_model // shape["head_dim"])
-            return replace(model, mamba2=Mamba2Config(**shape))
+            like = {"head_dim": width, "state_dim": width}
+            if "expand" not in given:
+                like["inner"] = heads * width
+            mamba2 = Mamba2Config(**{**like, **given})
+            groups = given.get("groups", mamba2.heads(model.d_model))
+            return replace(model, mamba2=replace(mamba2, groups=groups))
 
 
 def _given(**values: float | None) -> dict[str, Any]:

@@ -235,6 +235,7 @@ READ: dict[str, dict[str, Any]] = {
         **{"head_dim": 8, "attention_in_multiplier": 0.5, "ssm_multipliers": None},
     },
     "Nemotron-H": NEMOTRON,
+    "Nemotron-H of another width": {**NEMOTRON, "mamba_head_dim": 12},
     "Qwen3.5": QWEN3_5,
     "Qwen3.5 over whole heads": {
         **QWEN3_5,

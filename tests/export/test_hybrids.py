@@ -95,18 +95,21 @@ def test_delta_reads_and_writes_with_the_projections_of_attention() -> None:
     assert made[f"{at}conv_weight"].tolist() == [[0.0] * 96] * 3 + [[1.0] * 96]
 
 
-def test_mamba_reads_and_writes_with_the_projections_of_attention() -> None:
-    ours, (hybrid, made) = weights(SOURCE), convert(SOURCE, "AM", "mamba2.conv_width=3")
+@pytest.mark.parametrize("width", [8, 12])
+def test_mamba_reads_and_writes_with_the_projections_of_attention(width: int) -> None:
+    """Also where the heads together are no multiple of the stream's width."""
+    source, inner = replace(SOURCE, attention=replace(PLAIN, head_dim=width)), 4 * width
+    ours, (hybrid, made) = weights(source), convert(source, "AM", "mamba2.conv_width=3")
     shape = hybrid.model.mamba2
-    assert (shape.expand, shape.head_dim, shape.state_dim, shape.groups) == (1, 8, 8, 4)
+    assert (shape.inner, shape.head_dim, shape.state_dim, shape.groups) == (inner, width, width, 4)
     at = "blocks.3.mixers.0."
-    q, k, v = parts(ours[f"{at}in_proj.weight"], 32, 16, 16)
-    _, x, B, C, _ = parts(made[f"{at}in_proj.weight"], 32, 32, 32, 32, 4)
+    q, k, v = parts(ours[f"{at}in_proj.weight"], inner, inner // 2, inner // 2)
+    _, x, B, C, _ = parts(made[f"{at}in_proj.weight"], *[inner] * 4, 4)
     assert torch.equal(C, q)
-    assert torch.equal(B.unflatten(0, (4, 8)), k.unflatten(0, (2, 8))[[0, 0, 1, 1]])
-    assert torch.equal(x.unflatten(0, (4, 8)), v.unflatten(0, (2, 8))[[0, 0, 1, 1]])
+    assert torch.equal(B.unflatten(0, (4, width)), k.unflatten(0, (2, width))[[0, 0, 1, 1]])
+    assert torch.equal(x.unflatten(0, (4, width)), v.unflatten(0, (2, width))[[0, 0, 1, 1]])
     assert torch.equal(made[f"{at}out_proj.weight"], ours[f"{at}out_proj.weight"])
-    assert made[f"{at}conv_weight"].shape == (3, 96)
+    assert made[f"{at}conv_weight"].shape == (3, 3 * inner)
 
 
 def test_scales_of_head_norms_and_gates_come_along() -> None:
@@ -159,12 +162,6 @@ def test_widths_that_do_not_fit_are_drawn_and_told() -> None:
         (SOURCE, "G", ["window=8"], "window shapes a new W, and pattern=G makes none"),
         (SOURCE, "W", ["mamba2.groups=2"], "mamba2.groups shapes a new M"),
         (SOURCE, "G", ["gated_deltanet.key_heads=3"], "key_heads=3 does not divide"),
-        (
-            replace(SOURCE, attention=replace(PLAIN, head_dim=12)),
-            "M",
-            [],
-            "heads of 12 are not: say mamba2.expand=N",
-        ),
         (NATIVE["olmo3"][1], "WGA", [], "its norms come after mixer and MLP"),
         (NATIVE["qwen3_5"][1], "MGA", [], "only attention alone can become another mixer"),
         (CUSTOM["all four"], "GAMA", [], "the two differ in qk_norm|output_gate"),
