@@ -65,7 +65,7 @@ def import_folder(config: ImportConfig) -> Path:
     said = language(read_config(source), source)
     target = find_target(said, source)
     model = read_model(target, said, source)
-    factors = target.factors(completed(target, said))
+    factors, scaled = target.factors(completed(target, said)), scaling(target, model, said)
     links = list(target.links(model))
     stored = Stored.folder(source)
     tensors = renamed(target, stored)
@@ -88,14 +88,15 @@ def import_folder(config: ImportConfig) -> Path:
             folder, run, tokenizer=text, around=around, contents=map(read, blank(model))
         )
     print(f"{out}: {target.architecture}, pattern {model.pattern} over {model.n_layers} blocks")
-    if scaled := scaling(target, model, said):
+    if scaled:
         print(f"  multiplied into the weights: {', '.join(scaled)}")
     if unread := [name for name in stored if UNREAD.search(name)]:
         print(f"  left out: {len(unread)} tensors that serve no next token, {unread[0]} the first")
     if hybrid:
         print(hybrid.summary())
     print(f"  lmtrain generate checkpoint={out}")
-    print(f"  lmtrain train --config-dir {out}/configs model=imported run.weights={out}")
+    again = f"model=imported run.weights={out} run.dir=runs/{out.name}"
+    print(f"  lmtrain train --config-dir {out}/configs {again}")
     if hybrid:
         print(f"  … distill.teacher=CKPT  to learn from {source}, imported without a pattern")
     return out
