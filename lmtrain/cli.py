@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -221,6 +222,9 @@ def _through_hydra(name: str) -> int:
         sys.argv[1:] = map(quoted, sys.argv[1:])
     elif trains and not any(word.startswith("hydra/sweeper=") for word in sys.argv):
         sys.argv.append("hydra/sweeper=lmtrain")
+    # From 3.14 on argparse reads help when an argument is added. A flag of Hydra has one that is
+    # no text until it is asked for (https://github.com/facebookresearch/hydra/issues/3121).
+    ArgumentParser._check_help = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
     job()
     return 0
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Action, ArgumentParser
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hydra.errors import HydraException
@@ -50,6 +51,26 @@ def test_every_verb_shows_its_configuration(
         cli.main()
     assert exit_.value.code == 0
     assert ":" in capsys.readouterr().out
+
+
+def test_help_of_hydra_that_is_no_text_yet_is_let_through(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where argparse looks at once, as that of Python 3.14 does."""
+    added = ArgumentParser.add_argument
+
+    def look(parser: ArgumentParser, action: Action) -> None:
+        if not isinstance(action.help, str | None):
+            raise ValueError("badly formed help string")
+
+    def add(parser: Any, *words: str, **options: Any) -> Action:
+        action = added(parser, *words, **options)
+        parser._check_help(action)
+        return action
+
+    monkeypatch.setattr(ArgumentParser, "_check_help", look, raising=False)
+    monkeypatch.setattr(ArgumentParser, "add_argument", add)
+    assert "train:" in helped("train", "--cfg", "job", monkeypatch=monkeypatch, capsys=capsys)[0]
 
 
 def helped(
