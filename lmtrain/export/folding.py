@@ -36,7 +36,7 @@ def multiplier(said: Json, key: str) -> float:
     """A factor of a ``config.json``.
 
     Raises:
-        ValueError: it is none that weights could take and keep what they know.
+        ValueError: it is no finite number above 0; weights times 0 would be lost.
     """
     return _positive(said[key], f"{key}={said[key]}")
 
@@ -45,7 +45,7 @@ def multipliers(said: Json, key: str, count: int) -> list[float]:
     """Several under one key; null is as many ones.
 
     Raises:
-        ValueError: there are more or fewer, or one is none that weights could take.
+        ValueError: there are more or fewer, or one is no finite number above 0.
     """
     found = said[key]
     if found is None:
