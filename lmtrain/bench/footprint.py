@@ -193,7 +193,7 @@ def _timed(step: Callable[[], None], clock: Callable[[], float]) -> float:
 
 
 def _table(found: list[Measured]) -> Table:
-    table = Table(title="A training step, predicted against measured")
+    table = Table(title="A training step, predicted against measured", padding=0)
     for heading in ("model", "remat"):
         table.add_column(heading, no_wrap=True)
     for heading in ("tokens", "state\nMiB", "error", "a step\nadds", "error", "ms", "error"):
