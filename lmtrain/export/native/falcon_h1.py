@@ -10,7 +10,9 @@ import torch
 from lmtrain.export import folding, parts
 from lmtrain.export.folding import multiplier, multipliers
 from lmtrain.export.links import HALVED, filled, link, within
-from lmtrain.export.positions import positions, rotary
+from lmtrain.export.native.attention_only import describe_llama
+from lmtrain.export.native.granite import describe_mamba2
+from lmtrain.export.positions import positions
 from lmtrain.export.targets import Json, Target, specs, stack, swiglu, wants
 from lmtrain.models.config import AttentionConfig, Mamba2Config, MlpConfig, ModelConfig
 
@@ -51,36 +53,15 @@ def blockers(config: ModelConfig) -> list[str]:
 
 def describe(config: ModelConfig) -> Json:
     """Every multiplier is one."""
-    a, m, d = config.attention, config.mamba2, config.d_model
+    m, d = config.mamba2, config.d_model
     return {
-        "vocab_size": config.vocab_size,
-        "hidden_size": d,
-        "intermediate_size": config.mlp.width(d),
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": a.heads,
-        "num_key_value_heads": a.kv_heads,
-        "head_dim": a.width(d),
-        "attention_bias": False,
-        "attention_dropout": 0.0,
+        **describe_llama(config),
         "mamba_d_ssm": m.width(d),
-        "mamba_n_heads": m.heads(d),
-        "mamba_d_head": m.head_dim,
-        "mamba_d_state": m.state_dim,
-        "mamba_n_groups": m.groups,
-        "mamba_d_conv": m.conv_width,
-        "mamba_conv_bias": m.conv_bias,
+        **describe_mamba2(m, d),
         "mamba_rms_norm": m.norm,
         **({"mamba_norm_before_gate": False} if m.norm else {}),
-        "mamba_proj_bias": False,
         "projectors_bias": False,
-        "mamba_chunk_size": 256,
-        "mlp_bias": False,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm.eps,
-        "initializer_range": config.init_std,
-        "tie_word_embeddings": config.tie_embeddings,
         **MULTIPLIERS,
-        **rotary(a),
     }
 
 

@@ -73,7 +73,20 @@ def describe(config: ModelConfig) -> Json:
         "attention_dropout": 0.0,
         **idle(config),
         "mamba_expand": m.width(d) // d,
-        "mamba_n_heads": m.heads(d),
+        **describe_mamba2(m, d),
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm.eps,
+        "initializer_range": config.init_std,
+        "tie_word_embeddings": config.tie_embeddings,
+        "position_embedding_type": "rope" if a.rope else None,
+        **rotary(a),
+    }
+
+
+def describe_mamba2(m: Mamba2Config, d_model: int) -> Json:
+    """The shape of Mamba-2."""
+    return {
+        "mamba_n_heads": m.heads(d_model),
         "mamba_d_head": m.head_dim,
         "mamba_d_state": m.state_dim,
         "mamba_n_groups": m.groups,
@@ -81,12 +94,6 @@ def describe(config: ModelConfig) -> Json:
         "mamba_conv_bias": m.conv_bias,
         "mamba_proj_bias": False,
         "mamba_chunk_size": 256,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm.eps,
-        "initializer_range": config.init_std,
-        "tie_word_embeddings": config.tie_embeddings,
-        "position_embedding_type": "rope" if a.rope else None,
-        **rotary(a),
     }
 
 
