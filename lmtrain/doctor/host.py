@@ -97,14 +97,19 @@ def network() -> Findings:
                 "one of them",
                 stops=True,
             )
-    try:
-        socket.getaddrinfo(socket.gethostname(), None)
-    except OSError:
+    if not os.environ.get("GLOO_SOCKET_IFNAME") and not _has_address(socket.gethostname()):
         found.problem(
             f"{socket.gethostname()}, the name of this host, has no address, and gloo asks for it: "
             "add it to /etc/hosts, or set GLOO_SOCKET_IFNAME"
         )
     return found
+
+
+def _has_address(host: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
 
 
 def _memory() -> tuple[int, int] | None:

@@ -110,7 +110,10 @@ def test_validation_compiles_once_and_generation_never() -> None:
         ({"kind": EngineKind.deepspeed, "zero": 2}, "say engine.kind=fsdp"),
     ],
 )
-def test_what_cannot_be_compiled_is_refused(keys: dict[str, Any], told: str) -> None:
+def test_what_cannot_be_compiled_is_refused(
+    keys: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmtrain.settings.engine.which", lambda _: "/usr/bin/g++")
     [problem] = EngineConfig(compile=True, device=Device.cpu, **keys).check()
     assert told in problem
 

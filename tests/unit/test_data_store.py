@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -191,7 +190,7 @@ def test_nothing_is_unpickled(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     path = folder / "shard-00000.off.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    assert pickle.dumps({"a": 1})[:2] in path.read_bytes()  # it does hold a pickle
+    assert np.load(path, allow_pickle=True).item() == {"a": 1}  # it does hold a pickle
     entry = manifest["shards"][0]["offset_file"]
     entry.update(bytes=path.stat().st_size, sample=sample_sha256(path))
     edit(folder, shards=manifest["shards"])
