@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 from lmtrain.config import compose
@@ -76,6 +77,18 @@ def test_an_interface_that_is_not_there_stops_a_run(monkeypatch: pytest.MonkeyPa
     assert [p.stops for p in told] == [True]
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     assert not any("GLOO_SOCKET_IFNAME" in p.sentence for p in problems())
+
+
+def test_a_host_without_an_address_is_told_unless_an_interface_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    assert any("has no address" in p.sentence for p in problems())
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    assert not any("has no address" in p.sentence for p in problems())
 
 
 def test_small_shared_memory_and_few_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
