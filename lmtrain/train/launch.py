@@ -81,6 +81,7 @@ def _spawn(config: RunConfig) -> Outcome:
         nproc_per_node=config.launch.nproc,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # the host's own name may have no address
         max_restarts=config.launch.restarts,
         signals_to_handle="SIGHUP",  # the others are relayed here: it would end saving workers
     )
