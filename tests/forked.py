@@ -10,6 +10,7 @@ import time
 import traceback
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,6 +71,18 @@ def ranks(world: int, work: Callable[[], int]) -> list[int]:
     """Exit codes of ``work`` on each of several ranks that can join a group."""
     children = [fork(work, **place) for place in places(world)]
     return [wait(child) for child in children]
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process started and that are still there."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in lists for child in each.read_text().split()]
+
+
+def workers(pid: int) -> list[int]:
+    """Those of them that train: all but the tracker of what Python shares."""
+    named = {child: Path(f"/proc/{child}/cmdline").read_text() for child in children(pid)}
+    return [child for child, name in named.items() if "resource_tracker" not in name]
 
 
 @contextmanager

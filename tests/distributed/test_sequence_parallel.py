@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from forked import workers
 from runs import Run
 from test_data_parallel import check_same_run, start
 
@@ -57,18 +58,13 @@ def test_a_dead_rank_ends_the_others(run: Run) -> None:
     shared = ["launch.nproc=2", "parallel.sequence=2", "train.accumulate=4"]
     with subprocess.Popen([*command, *shared], stderr=subprocess.PIPE, text=True) as parent:
         metrics = run.folder / "metrics.jsonl"
-        while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
-            assert parent.poll() is None
-            time.sleep(0.2)
-        os.kill(workers(parent.pid)[0], signal.SIGKILL)
-        _, said = parent.communicate(timeout=120)
+        try:
+            while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+                assert parent.poll() is None
+                time.sleep(0.2)
+            os.kill(workers(parent.pid)[0], signal.SIGKILL)
+            _, said = parent.communicate(timeout=120)
+        finally:
+            parent.kill()
     assert parent.returncode != 0
     assert "lmtrain: a worker failed" in said
-
-
-def workers(parent: int) -> list[int]:
-    """Processes that it started to train."""
-    found = subprocess.run(
-        ["pgrep", "-f", "-P", str(parent), "spawn_main"], capture_output=True, text=True, check=True
-    )
-    return [int(pid) for pid in found.stdout.split()]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from forked import workers
 
 if TYPE_CHECKING:
     from runs import Run
@@ -46,24 +47,6 @@ def wait_for(run: Run, step: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
     process.kill()
     raise AssertionError(f"step {step} never came: {process.communicate()[0]}")
-
-
-def workers(parent: int) -> list[int]:
-    """Processes below this one that train: those that no other process is below of."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue  # it is gone
-        children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(
-            int(stat.parent.name)
-        )
-    names = {
-        child: Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-        for child in children.get(parent, [])
-    }
-    return [child for child, name in names.items() if "resource_tracker" not in name]
 
 
 def restarts(run: Run) -> int:

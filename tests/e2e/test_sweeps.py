@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 import pytest
+from forked import children
 from runs import Run
 
 from lmtrain import cli
@@ -103,11 +104,6 @@ def wait(until: Callable[[], bool]) -> None:
     while not until():
         assert monotonic() < end, "it never came"
         sleep(0.1)
-
-
-def children(pid: int) -> list[int]:
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for each in lists for child in each.read_text().split()]
 
 
 def alive(pid: int) -> bool:
