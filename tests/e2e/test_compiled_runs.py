@@ -47,6 +47,7 @@ def test_a_curriculum_needs_one_set_of_graphs(
     """With validation between the steps, and texts written afterwards."""
     compiled = partial(compile_blocks, backend=QUICK)
     monkeypatch.setattr("lmtrain.train.engines.local.compile_blocks", compiled)
+    monkeypatch.setattr("lmtrain.settings.engine.which", lambda _: "g++")  # it generates no code
     assert run.train("engine.compile=true", "engine.remat=full") == 0
     check(run, whole, capsys.readouterr().out)
 
