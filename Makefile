@@ -22,7 +22,8 @@ $(READY): pyproject.toml constraints.txt
 		echo "No python3 >= 3.11 is on the PATH: install one, or say make PYTHON=/path/to/python."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
 		echo "$(PYTHON) cannot make a virtual environment: install its venv package."; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[deepspeed,dev,hf,hub,sweep,tensorboard,wandb]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[deepspeed,dev,hf,hub,sweep,tensorboard,wandb]'
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true # on all cores, of which pip uses one; some files are of other Pythons
 	@touch $@
 
 train: $(READY) ## train the default hybrid on the embedded text

@@ -75,18 +75,21 @@ def test_a_floor_is_no_peer() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("peers", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_measurement_is_printed_and_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    *, peers: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "step.json"
-    measurements = bench(BenchConfig(lengths=[32], repeats=2, threads=1, out=str(out)))
-    assert [m.length for m in measurements] == [32] * 5
-    assert all(len(m.seconds) == 2 and m.memory > 0 for m in measurements)
+    out, count = tmp_path / "step.json", 5 if peers else 1
+    measured = bench(BenchConfig(peers=peers, lengths=[32], repeats=2, threads=1, out=str(out)))
+    assert [m.length for m in measured] == [32] * count
+    assert all(len(m.seconds) == 2 and m.memory > 0 for m in measured)
     record = json.loads(out.read_text())
-    assert [result["tokens"] for result in record["results"]] == [32] * 5
+    assert [result["tokens"] for result in record["results"]] == [32] * count
     assert {"cpu", "cores", "torch", "transformers"} <= record["machine"].keys()
     told = capsys.readouterr().out
-    assert told.count("Qwen3-Next (ours is") == told.count("% of it") // 2 == len(Floor)
+    assert told.count("lmtrain") == 1
+    if peers:
+        assert told.count("Qwen3-Next (ours is") == told.count("% of it") // 2 == len(Floor)
 
 
 def test_backends_compute_one_model() -> None:
