@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 torch.set_num_threads(1)
+gc.set_threshold(50_000, 20, 100)  # what was imported is large, and searched by every collection
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import traceback
 from contextlib import suppress
@@ -77,6 +78,7 @@ def _next_result(ranks: list[Any], results: Any) -> tuple[int, tuple[bool, Any]]
 
 def _rank(rank: int, world: int, folder: str, results: Any, work: Any, args: Any) -> None:
     torch.set_num_threads(1)
+    gc.set_threshold(50_000, 20, 100)  # as in conftest.py
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
         dist.init_process_group(

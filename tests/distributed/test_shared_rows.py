@@ -11,7 +11,9 @@ from world import run
 
 from lmtrain.settings.engine import Remat
 
-WORLDS = [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.long)]
+WORLDS = [
+    pytest.param(n, marks=pytest.mark.long if n != 4 else pytest.mark.slow) for n in (2, 4, 8)
+]
 APART = ("a document a rank", "equal documents")
 """Rows whose documents cross no border."""
 

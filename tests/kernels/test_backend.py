@@ -176,10 +176,10 @@ def test_a_model_reads_token_by_token_what_it_reads_at_once(backend: Backend) ->
     assert error(torch.cat(rows), at_once.cpu()) < TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="graphs of the interpreter")
-@pytest.mark.parametrize("pattern", [pytest.param("G", marks=pytest.mark.long), "M"])
+@pytest.mark.parametrize("pattern", ["G", "M"])
 def test_a_block_compiles_to_one_graph_for_all_documents(pattern: str) -> None:
     """Tables of other lengths are other sizes of the same graph, once a second one was seen."""
     from torch._dynamo.testing import CompileCounterWithBackend

@@ -42,7 +42,13 @@ def ours(lines: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
 
 @interpreted
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", work.operations_of())
+@pytest.mark.parametrize(
+    "operation",
+    [
+        pytest.param(each, marks=[pytest.mark.long] if each == "gated_delta" else [])
+        for each in work.operations_of()
+    ],
+)
 def test_every_operation_is_compared_and_timed(
     operation: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,8 +142,15 @@ def test_segments_change_nothing() -> None:
         assert torch.equal(a, c)
 
 
-@pytest.mark.parametrize("segment", [None, 2])
-@pytest.mark.parametrize("lengths", [(270,), (20, 140)])
+@pytest.mark.parametrize(
+    ("lengths", "segment"),
+    [
+        ((270,), 2),
+        ((20, 140), None),
+        pytest.param((270,), None, marks=pytest.mark.long),
+        pytest.param((20, 140), 2, marks=pytest.mark.long),
+    ],
+)
 def test_summary_of_the_last_document(lengths: tuple[int, ...], segment: int | None) -> None:
     case = Case(lengths, decay="weak", segment=segment, value=48)
     inputs, chunks = draw(case), table(case)
