@@ -59,10 +59,11 @@ def positions(said: Json, *, of_parts: bool = False) -> Json:
     rope = {**(said.get("rope_parameters") or {}), **(said.get("rope_scaling") or {})}
     name = rope.get("rope_type", rope.get("type", "default"))
     part = rope.get("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))
-    if name not in KINDS or (part != 1.0 and not of_parts):
+    fits = isinstance(part, int | float) and (of_parts or part == 1)
+    if name not in KINDS or not fits:
         raise ValueError(
             f"its rotary positions are {name} over {part} of a head: lmtrain has "
-            f"{', '.join(KINDS)}{'' if of_parts else ', over 1.0'}"
+            f"{', '.join(KINDS)}, over {'a number up to 1.0' if of_parts else '1.0'}"
         )
     return {
         "partial_rotary_factor": float(part),

@@ -28,6 +28,12 @@ FREE = {
 """Keys of a ``config.json`` that may differ from what an export would write."""
 
 TARGETS = {target.model_type: target for target in (*NATIVE, CUSTOM)}
+SIZES = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim"),
+    *("num_heads", "expand", "n_groups", "mamba_num_heads", "mamba_head_dim", "mamba_expand"),
+    *("mamba_d_ssm", "mamba_n_heads", "mamba_n_groups", "mamba_d_state"),
+)
+"""Keys whose values are computed with before the stack is checked; null is none."""
 AROUND = {target.inside: target for target in NATIVE if target.inside}
 
 
@@ -44,7 +50,7 @@ def read_config(folder: Path) -> Json:
         raise ValueError(f"{path} is missing: give a folder that transformers loads") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(said, dict):
+    if not isinstance(said, dict) or not isinstance(said.get("model_type"), str | None):
         raise ValueError(f"{path} is not a configuration of transformers")
     return said
 
@@ -89,10 +95,15 @@ def read_model(target: Target, said: Json, folder: Path) -> ModelConfig:
         ValueError: the configuration lacks a key, or asks for what lmtrain does not have.
     """
     whole = completed(target, said)
+    for key in SIZES:
+        if (size := whole.get(key)) is not None and (type(size) is not int or size < 1):
+            raise ValueError(
+                f"{folder}/config.json says {key}={size}: it must be a whole number above 0"
+            )
     try:
         model = target.read(whole)
-        target.factors(whole)
         configuration.require(model.check())
+        target.factors(whole)
     except KeyError as error:
         raise ValueError(f"{folder}/config.json does not say {error}") from error
     except (ValueError, TypeError) as error:

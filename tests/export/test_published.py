@@ -221,6 +221,19 @@ def test_silence_means_what_it_means_to_transformers(name: str, tmp_path: Path) 
             "says mamba_norm_before_gate=True: of falcon_h1",
         ),
         ({**QWEN3, "partial_rotary_factor": 0.25}, "positions are default over 0.25 of a head"),
+        (
+            {**FALCON_H1, "mamba_d_ssm": -8},
+            "says mamba_d_ssm=-8: it must be a whole number above 0",
+        ),
+        ({**FALCON_H1, "mamba_n_heads": 0}, "says mamba_n_heads=0: it must be"),
+        ({**GRANITE, "mamba_n_groups": 1.5}, "says mamba_n_groups=1.5: it must be"),
+        ({**GRANITE, "num_attention_heads": 0}, "says num_attention_heads=0: it must be"),
+        ({**QWEN3_5, "num_hidden_layers": 0}, "says num_hidden_layers=0: it must be"),
+        ({**LLAMA, "vocab_size": "320"}, "says vocab_size=320: it must be"),
+        (
+            {**QWEN3_5, "rope_parameters": None, "partial_rotary_factor": None},
+            "over None of a head: lmtrain has default, linear, yarn, llama3, over a number up to 1",
+        ),
         ({**QWEN3_5, "head_dim": 12}, "0.25 of 12 dimensions is 3: rotary positions need pairs"),
         ({**NEMOTRON, "hybrid_override_pattern": "M-ME-"}, "a layer of kind E"),
         ({**NEMOTRON, "mamba_num_heads": 5}, "2 does not divide the 5 heads"),
@@ -297,3 +310,11 @@ def test_tensors_that_no_model_reads_are_left_out(tmp_path: Path) -> None:
     save_file(tensors | more, source / "model.safetensors")
     back = import_folder(ImportConfig(folder=str(source), out=str(tmp_path / "back")))
     assert Trained.open(back).run.model == model
+
+
+@pytest.mark.parametrize("text", ["[]", '{"model_type": ["llama"]}', "{"])
+def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="is not a configuration of transformers|cannot be read"):
+        import_folder(ImportConfig(folder=str(tmp_path), out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
