@@ -36,6 +36,7 @@ OUTPUTS = (
 )
 """Ends of the names of projections back to the residual stream."""
 ONES: Json = dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0)
+MULTIPLIERS: Json = {**ONES, "attention_multiplier": 1.0}
 
 
 def blockers(config: ModelConfig) -> list[str]:
@@ -186,7 +187,7 @@ GRANITE = Target(
     links=LLAMA.links,
     read=LLAMA.read,
     defaults=LLAMA.defaults,
-    multipliers={**ONES, "attention_multiplier": 1.0},
+    multipliers=MULTIPLIERS,
     factors=factors,
 )
 GRANITE_HYBRID = Target(
@@ -198,6 +199,6 @@ GRANITE_HYBRID = Target(
     links=links,
     read=read,
     defaults={"num_local_experts": 8, "rope_theta": 1e4, "mamba_n_heads": 128},
-    multipliers={**ONES, "attention_multiplier": 1.0},
+    multipliers=MULTIPLIERS,
     factors=factors,
 )
