@@ -17,6 +17,7 @@ from lmtrain.evaluate.subject import restore
 from lmtrain.evaluate.tables import tables
 from lmtrain.files import write_whole
 from lmtrain.machine import machine
+from lmtrain.settings.checks import called
 from lmtrain.settings.scores import ScoreKind, unanswerable
 from lmtrain.train.checkpoint import find
 from lmtrain.train.engines import open_engine
@@ -40,7 +41,7 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
     what = config.what or [ScoreKind.task if task else ScoreKind.text]
     text = run.data.task.name is None
     told = unanswerable(config, what, model=run.model, task=task, text=text)
-    require([each.replace("data.task.name=", "task=") for each in told] if config.task else told)
+    require(called(told, "data.task.name=", "task=") if config.task else told)
     with closing(open_engine(config.engine, config.parallel, world=world)) as engine:
         console = Console(quiet=engine.rank > 0)
         subject = restore(config, run, folder, engine)

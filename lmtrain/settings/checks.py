@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 
 
@@ -31,6 +31,11 @@ def not_negative(values: Mapping[str, float]) -> list[str]:
         for key, value in values.items()
         if not 0 <= value < inf
     ]
+
+
+def called(problems: Iterable[str], old: str, new: str) -> list[str]:
+    """The same sentences, where a verb calls a key otherwise than the section they come from."""
+    return [problem.replace(old, new) for problem in problems]
 
 
 def sampling(temperature: float, top_p: float, *, prefix: str = "") -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lmtrain.ops.config import OpsConfig
 from lmtrain.parallel.config import ParallelConfig
+from lmtrain.settings.checks import called
 from lmtrain.settings.engine import Device, EngineConfig, Precision
 from lmtrain.settings.harness import HarnessSection
 from lmtrain.settings.scores import Asked, ScoreKind
@@ -51,6 +52,6 @@ class EvalConfig(Asked):
             *self.harness.check(),
             *([nowhere] if self.out and not Path(self.out).absolute().parent.is_dir() else []),
             *self.parallel.check(world_size),
-            *(told.replace("engine.", "") for told in self.engine.check()),
+            *called(self.engine.check(), "engine.", ""),
             *self.ops.check(self.engine.capability()),
         ]

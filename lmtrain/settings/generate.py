@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lmtrain.ops.config import OpsConfig
-from lmtrain.settings.checks import positive, sampling
+from lmtrain.settings.checks import called, positive, sampling
 from lmtrain.settings.engine import Device, EngineConfig
 
 
@@ -61,11 +61,12 @@ class GenerateConfig:
         """Every problem, each a sentence with key, value and remedy."""
         missing = "checkpoint is not set: say checkpoint=runs/default, or another run folder"
         silent = "prompt is empty, and documents have no opening token: give it a character"
+        engine = EngineConfig(device=self.device)
         return [
             *([missing] if self.checkpoint is None else []),
             *([silent] if not self.prompt else []),
             *positive({"tokens": self.tokens, "count": self.count}),
             *sampling(self.temperature, self.top_p),
-            *(told.replace("engine.", "") for told in EngineConfig(device=self.device).check()),
-            *self.ops.check(EngineConfig(device=self.device).capability()),
+            *called(engine.check(), "engine.", ""),
+            *self.ops.check(engine.capability()),
         ]
