@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from ahead_of_time import CARDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -15,3 +20,16 @@ each_card = pytest.mark.parametrize(
     "card",
     [card if card == USUAL else pytest.param(card, marks=pytest.mark.long) for card in CARDS],
 )
+
+
+def each_case(
+    names: Iterable[str], dtypes: Iterable[torch.dtype], *, long: tuple[str, torch.dtype]
+) -> pytest.MarkDecorator:
+    """Every case in every dtype, one of which takes so long that only long runs have it."""
+    dtypes = list(dtypes)
+    marked = [
+        pytest.param(*pair, marks=[pytest.mark.long] if pair == long else [])
+        for name in names
+        for pair in ((name, dtype) for dtype in dtypes)
+    ]
+    return pytest.mark.parametrize(("name", "dtype"), marked, ids=str)

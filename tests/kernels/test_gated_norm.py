@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 from ahead_of_time import compiled, problems
-from cards import DEVICE, each_card
+from cards import DEVICE, each_card, each_case
 from delta_inputs import relative_error
 from torch import Tensor
 
@@ -71,15 +71,7 @@ def slice_of_wider(x: Tensor, dtype: torch.dtype) -> Tensor:
     return wide[:, 16:-8].unflatten(1, x.shape[1:]).requires_grad_()
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        pytest.param(n, dtype, marks=[pytest.mark.long] if (n, dtype) == LARGEST else [])
-        for n in CASES
-        for dtype in TOLERANCE
-    ],
-    ids=str,
-)
+@each_case(CASES, TOLERANCE, long=LARGEST)
 def test_equals_the_naive_form(name: str, dtype: torch.dtype) -> None:
     case = CASES[name]
     torch.manual_seed(0)

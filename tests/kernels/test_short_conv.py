@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 from ahead_of_time import compiled, problems
-from cards import DEVICE, each_card
+from cards import DEVICE, each_card, each_case
 from delta_inputs import relative_error
 from torch import Tensor
 from torch.nn.functional import silu
@@ -78,15 +78,7 @@ def slice_of_wider(x: Tensor, dtype: torch.dtype) -> Tensor:
     return wide[:, 8:-8].requires_grad_()
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        pytest.param(n, dtype, marks=[pytest.mark.long] if (n, dtype) == LARGEST else [])
-        for n in CASES
-        for dtype in TOLERANCE
-    ],
-    ids=str,
-)
+@each_case(CASES, TOLERANCE, long=LARGEST)
 def test_equals_the_naive_form(name: str, dtype: torch.dtype) -> None:
     case = CASES[name]
     torch.manual_seed(0)
