@@ -16,9 +16,7 @@ import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
-
-import torch
+from typing import Any
 
 CARDS = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -56,52 +54,14 @@ def problems(kernels: list[dict[str, Any]], *, tensor_cores: frozenset[str]) -> 
     return found
 
 
-class _Driver:
-    """As much of a driver as compiling asks for."""
-
-    def __init__(self, card: int) -> None:
-        from triton.backends.compiler import GPUTarget
-
-        self.card, self.target = card, GPUTarget("cuda", card, 32)
-
-    def get_current_target(self) -> Any:
-        return self.target
-
-    def get_current_device(self) -> int:
-        return self.card
-
-    def get_current_stream(self, _device: int = 0) -> int:
-        return 0
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-    def get_device_interface(self) -> Any:
-        return torch.cpu
-
-
 def _compile(function: Any, card: int) -> list[Any]:
     """Call ``function`` with launches replaced by compilations for ``card``."""
-    from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
+    from emulator.target import compiling
 
-    from lmtrain_kernels.tuned import as_if
-
-    found: list[Any] = []
-    run = JITFunction.run
-
-    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-        found.append(run(self, *args, grid=grid, warmup=True, **options))
-        return found[-1]
-
-    driver.set_active(cast("Any", _Driver(card)))
-    JITFunction.run = compile_only
-    try:
-        with as_if(card):
-            function()
-    finally:
-        JITFunction.run = run
-    return list({id(kernel): kernel for kernel in found}.values())
+    found: dict[int, Any] = {}
+    with compiling(card, lambda kernel, *_: found.update({id(kernel): kernel})):
+        function()
+    return list(found.values())
 
 
 def _describe(kernel: Any, card: int) -> dict[str, Any]:
