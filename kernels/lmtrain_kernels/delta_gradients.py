@@ -228,57 +228,63 @@ def _gradients_kernel(
     count = (tl.load(chunks + 2 * chunk + 1) - start).to(tl.int32)
     at_key, i = (start * GROUPS + bundle * TOGETHER // SHARED) * K, tl.arange(0, C)
     dQ, dK = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
-    before_q, before_k = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32)
     for number in tl.range(TOGETHER, disable_licm=True):  # addresses would fill the registers
         head = bundle * TOGETHER + number
         token = start * H + head
         at_state = ((chunk * H + head).to(tl.int64) * K + row) * V
-        G, leaves = load_totals(total + token, count, H, C)
-        b = load_numbers(beta + token, count, H, C)
 
-        dR = tl.zeros((C, BK), tl.float32)
-        at_pair = token * C
-        for first in tl.static_range(0, C, STEP):
-            rest, at = count - first, at_key + first * GROUPS * K
-            Kb = load_tile(k + at, rest, row, GROUPS * K, K, STEP, BK)
-            dR = add_dot(dR, load_tile(asked + at_pair, count, first, H * C, C, C, STEP), Kb)
-            dQ = add_dot(dQ, load_tile(read + at_pair, count, first, H * C, C, C, STEP), Kb)
-            dA = load_tile(asked + at_pair + first * H * C, rest, 0, H * C, C, STEP, C)
-            some = load_numbers(beta + token + first * H, rest, H, STEP)
-            dK = add_dot(dK, tl.trans((some[:, None] * dA).to(Kb.dtype)), Kb)
-            dP = load_tile(read + at_pair + first * H * C, rest, 0, H * C, C, STEP, C)
-            Q = load_tile(q + at, rest, row, GROUPS * K, K, STEP, BK)
-            dK = add_dot(dK, tl.trans(dP), Q)
-        Kb = load_tile(k + at_key, count, row, GROUPS * K, K, C, BK)
-        before = tl.sum(Kb * dK, 1)
-
+        # what passes through states: tiles go to the products as they are, results are scaled
+        nothing = tl.zeros((C, BK), tl.float32)
+        from_q, from_r, from_k = nothing, nothing, nothing
         kept = tl.zeros((BK,), tl.float32)
         for column in tl.range(0, V, BV, disable_licm=True):
             S = load_tile(states + at_state, K - row, column, V, V, BK, BV)
             dO = load_tile(d_out + token * V, count, column, H * V, V, C, BV)
-            dQ = add_dot(dQ, (tl.exp(G)[:, None] * dO).to(S.dtype), tl.trans(S))
+            from_q = add_dot(from_q, dO.to(S.dtype), tl.trans(S))
             D = load_tile(solved + token * V, count, column, H * V, V, C, BV)
-            dR = add_dot(dR, (-tl.exp(G)[:, None] * D).to(S.dtype), tl.trans(S))
+            from_r = add_dot(from_r, D, tl.trans(S))
             dS = load_tile(d_states + at_state, K - row, column, V, V, BK, BV)
             W = load_tile(written + token * V, count, column, H * V, V, C, BV)
-            dK = add_dot(dK, (tl.exp(leaves - G)[:, None] * W).to(S.dtype), tl.trans(dS))
+            from_k = add_dot(from_k, W, tl.trans(dS))
             kept += tl.sum(S.to(tl.float32) * dS, 1)
+        G, leaves = load_totals(total + token, count, H, C)
+        b = load_numbers(beta + token, count, H, C)
+        Kb = load_tile(k + at_key, count, row, GROUPS * K, K, C, BK)
+        from_k *= tl.exp(leaves - G)[:, None]
+        leaving = tl.sum(Kb * from_k, 1)
+        dK += from_k
+        dR, asks = -tl.exp(G)[:, None] * from_r, tl.exp(G)[:, None] * from_q
+
+        # what passes inside of the chunk
+        inner = tl.zeros((C, BK), tl.float32)
+        at_pair = token * C
+        for first in tl.static_range(0, C, STEP):
+            rest, at = count - first, at_key + first * GROUPS * K
+            some = load_tile(k + at, rest, row, GROUPS * K, K, STEP, BK)
+            dA = load_tile(asked + at_pair, count, first, H * C, C, C, STEP)
+            dP = load_tile(read + at_pair, count, first, H * C, C, C, STEP)
+            dR, asks = add_dot(dR, dA, some), add_dot(asks, dP, some)
+            if STEP < C:
+                dA = load_tile(asked + at_pair + first * H * C, rest, 0, H * C, C, STEP, C)
+                dP = load_tile(read + at_pair + first * H * C, rest, 0, H * C, C, STEP, C)
+            betas = load_numbers(beta + token + first * H, rest, H, STEP)
+            inner = add_dot(inner, tl.trans(dA), (betas[:, None] * some).to(some.dtype))
+            Q = load_tile(q + at, rest, row, GROUPS * K, K, STEP, BK)
+            inner = add_dot(inner, tl.trans(dP), Q)
 
         Kb = load_tile(k + at_key, count, row, GROUPS * K, K, C, BK)
-        by_key, leaving = tl.sum(Kb * dR, 1), tl.sum(Kb * dK, 1) - before
-        store_numbers(d_beta + part + token, by_key, count, H, C)
-        dK += b[:, None] * dR
         Q = load_tile(q + at_key, count, row, GROUPS * K, K, C, BK)
-        d_total = tl.sum(Q * dQ, 1) - before_q + b * by_key - (before - before_k)
+        by_key = tl.sum(Kb * dR, 1)
+        store_numbers(d_beta + part + token, by_key, count, H, C)
+        d_total = tl.sum(Q * asks, 1) + b * by_key - tl.sum(Kb * inner, 1)
         # what leaves the chunk decays with all tokens behind its own
         d_total = tl.cumsum(d_total, 0, reverse=True) + tl.exp(leaves) * tl.sum(kept)
-        d_total += tl.sum(tl.where(i[:, None] > i, leaving, 0.0), 1)
+        earlier = tl.where(i > 0, tl.gather(leaving, tl.maximum(i - 1, 0), 0), 0.0)
+        d_total += tl.cumsum(earlier, 0)
         store_numbers(d_decay + part + token, d_total, count, H, C)
         diagonal = load_numbers(own + token, count, H, C)[:, None]
-        dQ += diagonal * Kb
-        dK += diagonal * Q
-        if TOGETHER > 1:
-            before_q, before_k = tl.sum(Q * dQ, 1), tl.sum(Kb * dK, 1)
+        dQ += asks + diagonal * Kb
+        dK += inner + b[:, None] * dR + diagonal * Q
     at_sum = (start * BUNDLES + bundle) * K
     store_tile(dq + at_sum, dQ, count, row, BUNDLES * K, K, C, BK)
     store_tile(dk + at_sum, dK, count, row, BUNDLES * K, K, C, BK)

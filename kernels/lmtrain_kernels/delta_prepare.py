@@ -6,7 +6,8 @@ Yang et al. 2025 (arXiv 2412.06464), section 3.3: with ``G`` the cumulative log 
     [u | w] = T [beta V | beta e^G K]
 """
 
-# pyright: reportArgumentType=false, reportIndexIssue=false, reportOptionalSubscript=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false, reportOptionalSubscript=false
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ import triton
 import triton.language as tl
 
 from lmtrain_kernels.dots import (
+    add_dot,
     between,
     dot,
     load_numbers,
@@ -189,25 +191,25 @@ def _prepare(
     if SOLVE:
         G = tl.cumsum(load_numbers(decay + token, count, HEADS, C), 0)
         store_numbers(total + token, G, count, HEADS, C)
-        similar = tl.zeros((C, C), tl.float32)
+        similar, asked = tl.zeros((C, C), tl.float32), tl.zeros((C, C), tl.float32)
         for column in tl.range(0, KEY, KEY_BLOCK):
             K = load_tile(k, count, column, GROUPS * KEY, KEY, C, KEY_BLOCK)
-            similar += dot(K, tl.trans(K))
+            similar = add_dot(similar, K, tl.trans(K))
+            if scores is not None:
+                Q = load_tile(q + at_key, count, column, GROUPS * KEY, KEY, C, KEY_BLOCK)
+                asked = add_dot(asked, Q, tl.trans(K))
+        passed = between(G, C)
+        if scores is not None:
+            store_tile(scores + token * C, asked * passed, count, 0, HEADS * C, C, C, C)
         row = tl.arange(0, C)
-        A = tl.where(row[:, None] > row[None, :], b[:, None] * similar * between(G, C), 0.0)
-        T = unit_inverse(A, C, 16, 2).to(inverse.dtype.element_ty)
+        A = tl.where(row[:, None] > row[None, :], b[:, None] * similar * passed, 0.0)
+        T = unit_inverse(A, C, 16, 2, inverse.dtype.element_ty == tl.float32)
+        T = T.to(inverse.dtype.element_ty)
         store_tile(inverse + token * C, T, count, 0, HEADS * C, C, C, C)
     else:
         G = load_numbers(total + token, count, HEADS, C)
         T = load_tile(inverse + token * C, count, 0, HEADS * C, C, C, C)
 
-    if scores is not None:
-        found = tl.zeros((C, C), tl.float32)
-        for column in tl.range(0, KEY, KEY_BLOCK):
-            K = load_tile(k, count, column, GROUPS * KEY, KEY, C, KEY_BLOCK)
-            Q = load_tile(q + at_key, count, column, GROUPS * KEY, KEY, C, KEY_BLOCK)
-            found += dot(Q, tl.trans(K))
-        store_tile(scores + token * C, found * between(G, C), count, 0, HEADS * C, C, C, C)
     if w is not None:
         for column in tl.range(0, VALUE, VALUE_BLOCK):
             V = load_tile(v + token * VALUE, count, column, HEADS * VALUE, VALUE, C, VALUE_BLOCK)
@@ -221,24 +223,35 @@ def _prepare(
 
 
 @triton.jit
-def unit_inverse(A, C: tl.constexpr, BASE: tl.constexpr, LEVELS: tl.constexpr):
+def unit_inverse(A, C: tl.constexpr, BASE: tl.constexpr, LEVELS: tl.constexpr, WIDE: tl.constexpr):
     """``(I + A)^-1`` of strictly lower triangular ``A [C, C]``, ``C = BASE 2^LEVELS``.
 
     Diagonal blocks by substitution, then merged in pairs: all that is ever held are blocks of the
-    inverse itself, so nothing overflows that does not there.
+    inverse itself, so nothing overflows that does not there. ``WIDE`` asks for fp32 throughout.
     """
-    T = _substitute(_diagonal(A, C // BASE, BASE, 0), C // BASE, BASE)
+    T = _substitute(_diagonal(A, C // BASE, BASE), C // BASE, BASE)
+    T = _spread(T, C // BASE, BASE)
+    row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     for level in tl.static_range(LEVELS):
-        T = _merge(T, A, C // (BASE << level), BASE << level)
-    return tl.reshape(T, (C, C))
+        block = BASE << level
+        beside = (row // (2 * block) == column // (2 * block)) & (row // block > column // block)
+        link = _add_product(tl.zeros((C, C), tl.float32), T, tl.where(beside, -A, 0.0), WIDE)
+        T = _add_product(T, link, T, WIDE)
+    return T
 
 
 @triton.jit
-def _diagonal(A, N: tl.constexpr, B: tl.constexpr, BELOW: tl.constexpr):
-    """``[N, B, B]``: blocks of ``A [N B, N B]`` on the diagonal, or ``BELOW`` it, zero before."""
-    i = tl.arange(0, N)[:, None, None, None]
-    j = tl.arange(0, N)[None, None, :, None]
-    return tl.sum(tl.where(i == j + BELOW, tl.reshape(A, (N, B, N, B)), 0.0), axis=2)
+def _diagonal(A, N: tl.constexpr, B: tl.constexpr):
+    """``[N, B, B]``: blocks of ``A [N B, N B]`` on the diagonal."""
+    i, j = tl.arange(0, N)[:, None, None, None], tl.arange(0, N)[None, None, :, None]
+    return tl.sum(tl.where(i == j, tl.reshape(A, (N, B, N, B)), 0.0), axis=2)
+
+
+@triton.jit
+def _spread(blocks, N: tl.constexpr, B: tl.constexpr):
+    """``[N B, N B]`` of ``blocks [N, B, B]`` on its diagonal."""
+    i, j = tl.arange(0, N)[:, None, None, None], tl.arange(0, N)[None, None, :, None]
+    return tl.reshape(tl.where(i == j, blocks[:, :, None, :], 0.0), (N * B, N * B))
 
 
 @triton.jit
@@ -254,27 +267,24 @@ def _substitute(A, N: tl.constexpr, B: tl.constexpr):
 
 
 @triton.jit
-def _merge(T, A, N: tl.constexpr, B: tl.constexpr):
-    """Inverses ``[N / 2, 2 B, 2 B]`` of twice the blocks of ``A`` that ``T [N, B, B]`` inverts."""
-    upper, lower = _side(T, 0, N, B), _side(T, 1, N, B)
-    link = _side(_diagonal(A, N, B, 1), 1, N, B)
-    if N == 2:  # tensor cores of Hopper know no batches
-        link = tl.reshape(link, (B, B))
-        link = dot(dot(tl.reshape(lower, (B, B)), link), tl.reshape(upper, (B, B)))
-        link = tl.reshape(link, (1, B, B))
-    else:
-        link = dot(dot(lower, link), upper)
-    i = tl.arange(0, 2)[None, :, None, None, None]
-    j = tl.arange(0, 2)[None, None, None, :, None]
-    upper, lower = upper[:, None, :, None, :], lower[:, None, :, None, :]
-    link = -link[:, None, :, None, :]
-    whole = tl.where(i == j, tl.where(i == 0, upper, lower), tl.where(i > j, link, 0.0))
-    return tl.reshape(whole, (N // 2, 2 * B, 2 * B))
+def _add_product(total, a, b, WIDE: tl.constexpr):
+    """``total + a @ b`` of fp32 to 16 bits, if ``WIDE`` to 24, by products of bf16 parts."""
+    high, low = _halves(a)
+    upper, lower = _halves(b)
+    if WIDE:
+        least, last = _rest(a, high, low), _rest(b, upper, lower)
+        total = add_dot(add_dot(add_dot(total, low, lower), high, last), least, upper)
+    return add_dot(add_dot(add_dot(total, low, upper), high, lower), high, upper)
 
 
 @triton.jit
-def _side(blocks, SIDE: tl.constexpr, N: tl.constexpr, B: tl.constexpr):
-    """Every other of ``blocks [N, B, B]``, the first being ``SIDE``."""
-    side = tl.arange(0, 2)[None, :, None, None]
-    pairs = tl.reshape(blocks, (N // 2, 2, B, B))
-    return tl.sum(tl.where(side == SIDE, pairs, 0.0), axis=1)
+def _halves(x):
+    """Two bf16 whose sum is fp32 ``x`` to 16 bits."""
+    high = x.to(tl.bfloat16)
+    return high, _rest(x, high, tl.zeros_like(high))
+
+
+@triton.jit
+def _rest(x, high, low):
+    """bf16 of what two others leave of ``x``."""
+    return (x - high.to(tl.float32) - low.to(tl.float32)).to(tl.bfloat16)

@@ -198,12 +198,11 @@ def _gradients(
             known = (rows < left) & (block == 0)
             for _ in tl.static_range(BLOCKS):
                 gain += tl.load(taken + at, mask=known, other=0.0)
-                loss += tl.load(given + at, mask=known, other=0.0)
+                loss += tl.load(given + at - 1, mask=known & (rows > 0), other=0.0)
                 at += num_tokens.to(tl.int64) * HEADS
             d_log = tl.where(block == 0, 0.0, d_log) + through
-            d_log += tl.sum(
-                tl.where(rows[:, None] >= rows[None, :], gain[:, None], loss[:, None]), 0
-            )
+            # what queries from here on gain, and what keys before lose (read one row later)
+            d_log += tl.cumsum(gain, 0, reverse=True) + tl.cumsum(loss, 0)
             tl.store(d_decay + row + rows * HEADS, d_log, mask=rows < left)
 
     key_row = ((split.to(tl.int64) * num_tokens + start) * GROUPS + group) * KEY

@@ -60,16 +60,19 @@ class ChunkTable(NamedTuple):
         return cls(*(x.to(device, non_blocking=True) for x in tables), size=size)
 
 
-def segment_chunks(lengths: Sequence[int], size: int, programs: int, wanted: int) -> int | None:
+def segment_chunks(
+    lengths: Sequence[int], size: int, programs: int, wanted: int, worth: int
+) -> int | None:
     """The most chunks of a segment so that a launch has about ``wanted`` programs, or None.
 
     ``programs`` are the programs of one segment (heads times blocks of a state). Documents are cut
-    only where their number leaves multiprocessors idle, and never below ``LEAST_SEGMENT``.
+    only where ``wanted`` leaves room for ``worth`` segments of each, since a cut is paid for with
+    summaries; no segment is shorter than ``LEAST_SEGMENT``.
     """
-    if len(lengths) * programs >= wanted:
+    segments = wanted // programs
+    if segments < worth * len(lengths):
         return None
     chunks = sum(-(-length // size) for length in lengths)
-    segments = -(-wanted // programs)
     return max(LEAST_SEGMENT, -(-chunks // segments))
 
 

@@ -20,13 +20,14 @@ class SpanTable(NamedTuple):
     continues: bool
 
 
-def span_table(layout: SequenceLayout, size: int, programs: int) -> SpanTable:
+def span_table(layout: SequenceLayout, size: int, programs: int, worth: int) -> SpanTable:
     """Chunks of ``size`` tokens; ``programs`` walk a segment side by side.
 
-    Long documents are cut into segments where the card would otherwise stand idle. To be derived:
-    ``layout.derive(span_table, size, programs)``.
+    Long documents are cut into segments where the card would otherwise stand idle, if there is room
+    for ``worth`` of them. To be derived: ``layout.derive(span_table, size, programs, worth)``.
     """
-    segment = segment_chunks(layout.lengths, size, programs, _multiprocessors(layout.device))
+    busy = _multiprocessors(layout.device)
+    segment = segment_chunks(layout.lengths, size, programs, busy, worth)
     table = ChunkTable.build(layout.lengths, size, segment=segment, device=layout.device)
     return SpanTable(table, layout.continues)
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 COLUMNS = 64
 """Of a state, that one program holds."""
+WORTH = 4
+"""Segments of a document from which on cutting pays: summaries walk keys beside values, twice the
+columns of a state, and make ``w`` and ``u`` again."""
 
 
 class _Inputs(NamedTuple):
@@ -85,7 +88,7 @@ class TritonGatedDelta(Recurrence[SpanTable, _Forward, _Backward]):
     def grid(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> SpanTable:
         """Chunks of 64 tokens."""
         heads, width = inputs[2].shape[1:]
-        return layout.derive(span_table, CHUNK, heads * -(-width // COLUMNS))
+        return layout.derive(span_table, CHUNK, heads * -(-width // COLUMNS), WORTH)
 
     def begin(self, inputs: tuple[Tensor, ...], grid: SpanTable) -> _Forward:
         """The triangular systems, solved."""

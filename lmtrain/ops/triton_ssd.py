@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from lmtrain_kernels.ssd import backward, cosummary, forward, span_state, ssd
 
 from lmtrain.ops.chunk_tables import SpanTable, span_table
 from lmtrain.ops.recurrence import AffineState, Carry, Recurrence
 from lmtrain.ops.ssd import ScalarDecay
+from lmtrain_kernels.ssd import backward, cosummary, forward, span_state, ssd
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,8 @@ CHUNK = 64
 """Tokens of a chunk."""
 COLUMNS = 64
 """Of a state, that one program holds."""
+WORTH = 2
+"""Segments of a document from which on cutting pays: a summary is a walk without outputs."""
 
 
 class _Inputs(NamedTuple):
@@ -68,7 +70,7 @@ class TritonScalarDecay(Recurrence[SpanTable, _Inputs, _Backward]):
     def grid(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> SpanTable:
         """Chunks of ``CHUNK`` tokens."""
         heads, width = inputs[2].shape[1:]
-        return layout.derive(span_table, CHUNK, heads * -(-width // COLUMNS))
+        return layout.derive(span_table, CHUNK, heads * -(-width // COLUMNS), WORTH)
 
     def begin(self, inputs: tuple[Tensor, ...], grid: SpanTable) -> _Inputs:  # noqa: ARG002
         """Nothing: a program walks its segment from the inputs to the outputs."""

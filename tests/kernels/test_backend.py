@@ -32,6 +32,7 @@ from lmtrain.models.init import initialize
 from lmtrain.ops.backend import TORCH, Sizes, bind, describe, operations
 from lmtrain.ops.config import AttentionKind, Backend, OpsConfig, backend_problems, resolve
 from lmtrain.ops.self_check import check_kernels
+from lmtrain_kernels.table import LEAST_SEGMENT, segment_chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,6 +83,24 @@ def test_triton_phases_go_through_segments(name: str, monkeypatch: pytest.Monkey
     """Documents cut after every chunk, as where a card would stand idle."""
     monkeypatch.setattr("lmtrain.ops.chunk_tables.segment_chunks", lambda *_: 1)
     _compare_phases(name, SequenceLayout((0, 110, 120), 40, 120))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "programs", "worth", "expected"),
+    [
+        ([8192], 64, 4, None),  # room for two segments, which summaries would cost more than
+        ([8192], 64, 2, 64),
+        ([8192], 16, 4, 16),
+        ([8192], 4, 4, LEAST_SEGMENT),
+        ([8192] * 8, 4, 4, 32),
+        ([8192] * 9, 4, 4, None),
+        ([100], 200, 2, None),
+    ],
+)
+def test_documents_are_cut_where_a_card_of_132_multiprocessors_has_room(
+    lengths: list[int], programs: int, worth: int, expected: int | None
+) -> None:
+    assert segment_chunks(lengths, 64, programs, 132, worth) == expected
 
 
 def _compare_phases(name: str, layout: SequenceLayout) -> None:
