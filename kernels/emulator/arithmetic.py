@@ -207,12 +207,11 @@ def convert(to: Operands, parts: Parts, operands: Texts) -> list[str]:
 
 
 def permute(to: Operands, parts: Parts, operands: Texts) -> list[str]:
-    """``prmt`` by a constant, without its modes and replicated signs."""
-    control = operands[3]
-    if len(parts) != 2 or control.startswith("%") or int(control, 0) & 0x8888:
-        raise NotImplementedError(f"{'.'.join(parts)} by {control}")
-    a, b = (to.value(x, "b32") for x in operands[1:3])
-    return to.put(operands[0], "b32", f"B.permute({a}, {b}, {int(control, 0)})")
+    """``prmt``, without its modes."""
+    if len(parts) != 2:
+        raise NotImplementedError(".".join(parts))
+    a, b, control = (to.value(x, "b32") for x in operands[1:])
+    return to.put(operands[0], "b32", f"B.permute({a}, {b}, {control})")
 
 
 def shuffle(to: Operands, parts: Parts, operands: Texts) -> list[str]:

@@ -76,13 +76,18 @@ def quotient(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     return np.where((a < 0) != (b < 0), -whole, whole)
 
 
-def permute(a: Any, b: Any, control: int) -> NDArray[np.uint32]:
-    """Four of the eight bytes of ``a`` and ``b`` (``prmt``): a digit of ``control`` names one."""
+def permute(a: Any, b: Any, control: Any) -> NDArray[np.uint32]:
+    """Four of the eight bytes of ``a`` and ``b``, a digit of ``control`` each (``prmt``).
+
+    The three low bits of a digit name a byte; the fourth asks for its sign in all bits instead.
+    """
     eight = a.astype(np.uint64) | b.astype(np.uint64) << np.uint64(32)
     found = np.zeros(eight.shape, np.uint64)
     for place in range(4):
-        index = control >> 4 * place & 7
-        found |= (eight >> np.uint64(8 * index) & np.uint64(0xFF)) << np.uint64(8 * place)
+        digit = (control >> np.uint32(4 * place)).astype(np.uint64)
+        byte = eight >> np.uint64(8) * (digit & np.uint64(7)) & np.uint64(0xFF)
+        signs = np.where(byte > 127, np.uint64(0xFF), np.uint64(0))
+        found |= np.where(digit & np.uint64(8), signs, byte) << np.uint64(8 * place)
     return found.astype(np.uint32)
 
 

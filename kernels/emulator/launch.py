@@ -80,6 +80,9 @@ def _emulator(text: str) -> Emulator:
 
 
 def _number(argument: Any) -> Any:
+    """A whole number: an address, or the bits of an fp32."""
     if torch.is_tensor(argument):
         return np.array(argument.data_ptr(), np.int64)
-    return np.array(argument, np.float32 if isinstance(argument, float) else np.int64)
+    if isinstance(argument, float):
+        return np.array(argument, np.float32).view(np.uint32)
+    return np.array(argument, np.int64)

@@ -29,6 +29,7 @@ def load(to: Operands, parts: Parts, operands: Texts) -> list[str]:
 def _parameter(to: Operands, target: str, kind: str, name: str) -> list[str]:
     width = {"U": "32", "Q": "64", "H": "16"}[to.place(target)[0]]
     out = ("s" if kind[0] == "s" else "b") + width
+    kind = "b32" if kind == "f32" else kind  # of which there are the bits
     return to.put(target, out, f"A.parameters['{name}'].astype(np.{NUMPY[BANKS[kind]]})")
 
 

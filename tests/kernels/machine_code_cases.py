@@ -1,0 +1,99 @@
+"""Every kernel as machine code, against its naive form in fp64: cases of its own tests, in bf16."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import test_delta_forward
+import test_gated_delta
+import test_gated_norm
+import test_l2_norm
+import test_short_conv
+import test_ssd
+import torch
+
+from benchmarks import parity
+from benchmarks.cases import GatedDelta, Ssd
+from benchmarks.contenders import OURS, contenders
+from benchmarks.parity import GRADIENT, OUTPUT
+from emulator.launch import emulated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.cases import Case
+
+BF16 = torch.bfloat16
+QUICK = {
+    *("gated_delta grouped key heads", "ssd usual head sizes"),
+    *("short_conv a document that began before", "gated_norm a weight for all heads"),
+    *("gated_norm skip, groups", "l2_norm (65, 2, 128)"),
+}
+"""What every test run sees, on Hopper."""
+
+
+def checks(card: str, which: str) -> dict[str, Callable[[], None]]:
+    """``quick``, or those of a kind, the first word of their names."""
+    found = {name: partial(_emulated, int(card), call) for name, call in _checks()}
+    if which == "quick":
+        return {name: found[name] for name in sorted(QUICK)}
+    return {name: call for name, call in found.items() if name.split()[0] == which}
+
+
+def _checks() -> Iterator[tuple[str, Callable[[], None]]]:
+    for name, case in test_gated_delta.CASES.items():
+        if name != test_delta_forward.ILL:  # 16 bits have no digits for a condition of a thousand
+            kind = "gated_delta" if case.value <= 32 >= case.key else "wide_delta"
+            yield f"{kind} {name}", partial(check_delta, case)
+    for name, case in test_ssd.CASES.items():
+        yield f"ssd {name}", partial(check_ssd, case)
+    for name in test_short_conv.CASES:
+        yield f"short_conv {name}", partial(test_short_conv.test_equals_the_naive_form, name, BF16)
+    for name in test_gated_norm.CASES:
+        yield f"gated_norm {name}", partial(test_gated_norm.test_equals_the_naive_form, name, BF16)
+    for shape in values_of(test_l2_norm.test_equals_the_naive_form, "shape"):
+        yield f"l2_norm {shape}", partial(test_l2_norm.test_equals_the_naive_form, shape, BF16)
+    summary = test_delta_forward.test_summary_of_the_last_document
+    for lengths, segment in values_of(summary, ("lengths", "segment")):
+        yield f"span delta {lengths} {segment}", partial(summary, lengths, segment)
+    for test in (test_ssd.test_state_of_a_span, test_ssd.test_gradient_of_what_enters_a_span):
+        for name in values_of(test, "name"):
+            yield f"span ssd {test.__name__} {name}", partial(test, name)
+    for width in (64, 128):
+        for groups in (1, 2):
+            delta = GatedDelta(lengths=(1,), groups=groups, heads=2, width=width)
+            yield f"wide_delta {delta.sizes}", partial(check_usual, delta)
+            ssd = Ssd(lengths=(1,), groups=groups, heads=2, key=width, value=64)
+            yield f"ssd {ssd.sizes}", partial(check_usual, ssd)
+
+
+def values_of(test: Callable[..., None], names: str | tuple[str, ...]) -> list[Any]:
+    """What a test is parametrised with."""
+    [mark] = [m for m in test.pytestmark if m.args[0] == names]  # type: ignore[attr-defined]
+    return [getattr(value, "values", value) for value in mark.args[1]]
+
+
+def check_delta(case: Any) -> None:
+    """Outputs, final state and gradients of the gated delta rule."""
+    found = test_gated_delta.errors(case, BF16, ends=True)
+    for name, error in found.items():
+        assert error < (OUTPUT if name in {"out", "final"} else GRADIENT), found
+
+
+def check_ssd(case: Any) -> None:
+    """Outputs, final state and gradients of the scalar-decay recurrence."""
+    found = test_ssd.compare(case, dtype=BF16)
+    assert max(found[:2]) < OUTPUT, found
+    assert max(found[2:]) < GRADIENT, found
+
+
+def check_usual(case: Case) -> None:
+    """As the benchmarks do before they time anything."""
+    found = parity.check(case, contenders(case)[OURS], torch.device("cpu"))
+    assert found.passed, found
+
+
+def _emulated(card: int, check: Callable[[], None]) -> None:
+    with emulated(card):
+        check()
