@@ -3,17 +3,22 @@
 # pyright: reportCallIssue=false
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
 from itertools import product as combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
 
-from emulator.counters import Profile
+from emulator.__main__ import main
+from emulator.counters import Profile, wavefronts
 from emulator.launch import emulated, launch
 from emulator.machine import AT_ONCE
 from emulator.memory import EmulationError
@@ -172,7 +177,7 @@ def faults(card: str) -> dict[str, Callable[[], None]]:
     checks = [
         *(missing_barrier, barrier_for_some, missing_wait, missing_barriers_of_copies),
         *(out_of_bounds, misaligned, two_programs, programs_one_after_another),
-        *(unknown_instruction, unknown_form, unknown_card, counts),
+        *(unknown_instruction, unknown_form, unknown_card, counts, conflicts, counted_cases),
     ]
     if card == "90":
         checks += [overwritten_operand, operand_overwritten_later]
@@ -278,6 +283,29 @@ def counts(card: int) -> None:
     assert found == {"load sectors": 128, "store sectors": 128, "load bytes": 4096}
     assert meter.total("memory") == 2 * 8  # 16 bytes a lane
     assert any("emulator_cases.py" in where for where, _ in meter.counts)
+
+
+def conflicts(_: int) -> None:
+    """Of banks: a column of rows of 128 bytes has one word a turn, a row has all in one."""
+    lane, warp = np.arange(32), np.zeros(32, np.int64)
+    assert wavefronts(128 * lane, 4, warp, lane) == (32, 1)
+    assert wavefronts(4 * lane, 4, warp, lane) == (1, 1)
+    assert wavefronts(16 * lane, 16, warp, lane) == (4, 4)
+    assert wavefronts(0 * lane, 4, warp, lane) == (1, 1)
+
+
+def counted_cases(card: int) -> None:
+    """What ``python -m emulator`` writes."""
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "counts.jsonl"
+        words = ["--operations", "l2_norm", "--tokens", "32", "--card", str(card), "--lines"]
+        assert main([*words, "--out", str(out)]) == 0
+        forward, backward = (json.loads(line) for line in out.read_text().splitlines())
+    numbers = 32 * 2 * 128
+    assert forward["asked B"] == forward["moved B"] == 2 * 2 * numbers
+    assert backward["asked B"] >= 3 * 2 * numbers
+    assert forward["tensor"] == forward["products"] == 0
+    assert forward["fp32"] * 32 >= 2 * numbers
 
 
 def quick(card: str) -> dict[str, Callable[[], None]]:
