@@ -226,7 +226,8 @@ def _gradients_kernel(
     row, part = block * BK, block.to(tl.int64) * tokens * H
     start = tl.load(chunks + 2 * chunk).to(tl.int64)
     count = (tl.load(chunks + 2 * chunk + 1) - start).to(tl.int32)
-    at_key, i = (start * GROUPS + bundle * TOGETHER // SHARED) * K, tl.arange(0, C)
+    at_key = (start * GROUPS + bundle * TOGETHER // SHARED) * K
+    i, j = tl.arange(0, C), tl.arange(0, BK)
     dQ, dK = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
     for number in tl.range(TOGETHER, disable_licm=True):  # addresses would fill the registers
         head = bundle * TOGETHER + number
@@ -236,7 +237,7 @@ def _gradients_kernel(
         # what passes through states: tiles go to the products as they are, results are scaled
         nothing = tl.zeros((C, BK), tl.float32)
         from_q, from_r, from_k = nothing, nothing, nothing
-        kept = tl.zeros((BK,), tl.float32)
+        kept = tl.zeros((BK, BK), tl.float32)
         for column in tl.range(0, V, BV, disable_licm=True):
             S = load_tile(states + at_state, K - row, column, V, V, BK, BV)
             dO = load_tile(d_out + token * V, count, column, H * V, V, C, BV)
@@ -246,7 +247,9 @@ def _gradients_kernel(
             dS = load_tile(d_states + at_state, K - row, column, V, V, BK, BV)
             W = load_tile(written + token * V, count, column, H * V, V, C, BV)
             from_k = add_dot(from_k, W, tl.trans(dS))
-            kept += tl.sum(S.to(tl.float32) * dS, 1)
+            # only the diagonal counts, but a tile that registers read too would be overwritten: the
+            # compiler starts the next copy while products, which it does not await, still read
+            kept = add_dot(kept, S, tl.trans(dS))
         G, leaves = load_totals(total + token, count, H, C)
         b = load_numbers(beta + token, count, H, C)
         Kb = load_tile(k + at_key, count, row, GROUPS * K, K, C, BK)
@@ -278,7 +281,8 @@ def _gradients_kernel(
         store_numbers(d_beta + part + token, by_key, count, H, C)
         d_total = tl.sum(Q * asks, 1) + b * by_key - tl.sum(Kb * inner, 1)
         # what leaves the chunk decays with all tokens behind its own
-        d_total = tl.cumsum(d_total, 0, reverse=True) + tl.exp(leaves) * tl.sum(kept)
+        through = tl.sum(tl.where(j[:, None] == j, kept, 0.0))
+        d_total = tl.cumsum(d_total, 0, reverse=True) + tl.exp(leaves) * through
         earlier = tl.where(i > 0, tl.gather(leaving, tl.maximum(i - 1, 0), 0), 0.0)
         d_total += tl.cumsum(earlier, 0)
         store_numbers(d_decay + part + token, d_total, count, H, C)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BF16 = torch.bfloat16
 QUICK = {
-    *("gated_delta grouped key heads", "ssd usual head sizes"),
+    *("wide_delta usual head sizes", "ssd usual head sizes"),
     *("short_conv a document that began before", "gated_norm a weight for all heads"),
     *("gated_norm skip, groups", "l2_norm (65, 2, 128)"),
 }

@@ -70,7 +70,11 @@ def wide_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("wide_tiles")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    # the phases of `test_backend` go through segments in every run
+    "name",
+    [pytest.param(n, marks=[pytest.mark.long] if n == "segments" else []) for n in CASES],
+)
 def test_equals_the_naive_form(name: str) -> None:
     torch.manual_seed(3)
     compare(CASES[name], torch.float32, ends=list(CASES).index(name) % 2 == 0)

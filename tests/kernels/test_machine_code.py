@@ -6,9 +6,6 @@ import pytest
 from emulation import failures
 
 KINDS = ["gated_delta", "wide_delta", "ssd", "short_conv", "gated_norm", "l2_norm", "span"]
-OVERTAKEN = "90", "wide_delta"
-"""In `_gradients_kernel` with more than one stage, Triton lets the copies of the next columns begin
-while products that were not waited for (``wgmma.wait_group 3``) may still read the place."""
 
 
 @pytest.mark.slow
@@ -19,7 +16,5 @@ def test_a_case_of_each_kernel() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("card", ["80", "90"])
-def test_every_case(card: str, kind: str, request: pytest.FixtureRequest) -> None:
-    if (card, kind) == OVERTAKEN:
-        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=True))
+def test_every_case(card: str, kind: str) -> None:
     assert failures("machine_code_cases", "checks", card, kind) == {}
