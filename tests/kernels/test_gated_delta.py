@@ -80,7 +80,9 @@ def test_equals_the_naive_form(name: str) -> None:
     compare(CASES[name], torch.float32, ends=list(CASES).index(name) % 2 == 0)
 
 
-@pytest.mark.parametrize("name", ["several documents", "grouped key heads"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("several documents", marks=pytest.mark.long), "grouped key heads"]
+)
 def test_sixteen_bit_inputs(name: str) -> None:
     torch.manual_seed(4)
     case = CASES[name]._replace(decay="weak" if name == "grouped key heads" else "any")
