@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import test_delta_forward
 import test_gated_delta
@@ -14,10 +16,16 @@ import test_ssd
 import torch
 
 from benchmarks import parity
-from benchmarks.cases import GatedDelta, Ssd
+from benchmarks.cases import SMALL, GatedDelta, Ssd
 from benchmarks.contenders import OURS, contenders
 from benchmarks.parity import GRADIENT, OUTPUT
 from emulator.launch import emulated
+from lmtrain.layout import SequenceLayout
+from lmtrain.models.config import ModelConfig
+from lmtrain.models.decoder import Decoder
+from lmtrain.models.init import initialize
+from lmtrain.ops.backend import bind
+from lmtrain.ops.config import Backend, OpsConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +75,8 @@ def _checks() -> Iterator[tuple[str, Callable[[], None]]]:
             ssd = Ssd(lengths=(1,), groups=groups, heads=2, key=width, value=64)
             yield f"ssd {ssd.sizes}", partial(check_usual, ssd)
 
+    yield "model of four blocks", check_model
+
 
 def values_of(test: Callable[..., None], names: str | tuple[str, ...]) -> list[Any]:
     """What a test is parametrised with."""
@@ -92,6 +102,27 @@ def check_usual(case: Case) -> None:
     """As the benchmarks do before they time anything."""
     found = parity.check(case, contenders(case)[OURS], torch.device("cpu"))
     assert found.passed, found
+
+
+def check_model() -> None:
+    """Loss and gradients of a hybrid in bf16, against torch in fp32."""
+    layout = SequenceLayout.of_lengths(SMALL)
+    tokens = torch.randint(512, (len(layout),))
+    found = []
+    for backend, dtype in ((Backend.torch, torch.float32), (Backend.triton, BF16)):
+        model = Decoder(ModelConfig(d_model=256, n_layers=4, pattern="GM", vocab_size=512))
+        initialize(model, seed=0)
+        model.compute_dtype = dtype
+        # what lets tensors of the host go to kernels, which were defined without it
+        with patch.dict(os.environ, TRITON_INTERPRET="1"):
+            bind(model, OpsConfig(backend=backend), torch.device("cpu"), dtype)
+            total = model(tokens, layout, tokens).total
+            total.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])  # type: ignore[union-attr]
+        found.append((total.item(), gradient))
+    (loss, expected), (close, gradient) = found
+    assert abs(close - loss) < 1e-3 * loss, found
+    assert (gradient - expected).norm() < GRADIENT * expected.norm()
 
 
 def _emulated(card: int, check: Callable[[], None]) -> None:

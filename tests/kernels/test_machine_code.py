@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from emulation import failures
 
-KINDS = ["gated_delta", "wide_delta", "ssd", "short_conv", "gated_norm", "l2_norm", "span"]
+KINDS = ["gated_delta", "wide_delta", "ssd", "short_conv", "gated_norm", "l2_norm", "span", "model"]
 
 
 @pytest.mark.slow
