@@ -112,6 +112,8 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(words)
     if unknown := sorted(set(args.operations) - set(operations_of())):
         parser.error(f"--operations {' '.join(unknown)}: choose of {' '.join(operations_of())}")
+    if args.out and not Path(args.out).absolute().parent.is_dir():
+        parser.error(f"--out {args.out}: there is no such folder, make it first")
     if args.device == "cpu" and not args.smoke:
         parser.error("--device cpu runs kernels in Triton's interpreter: add --smoke")
     return args

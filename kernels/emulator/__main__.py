@@ -165,6 +165,8 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--operations {' '.join(unknown)}: choose of {' '.join(operations_of())}")
     if args.tokens < 1:
         parser.error(f"--tokens {args.tokens}: take 1 or more")
+    if args.out and not Path(args.out).absolute().parent.is_dir():
+        parser.error(f"--out {args.out}: there is no such folder, make it first")
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         parser.error("TRITON_INTERPRET is set, so nothing is compiled: unset it")
     return args

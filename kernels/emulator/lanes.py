@@ -26,12 +26,8 @@ class Lanes:
         registers: dict[str, int],
         meter: Meter | None,
     ) -> None:
-        self.threads, self.count, self.grid, self.meter = (
-            threads,
-            threads * len(numbers),
-            grid,
-            meter,
-        )
+        self.threads, self.count = threads, threads * len(numbers)
+        self.grid, self.meter = grid, meter
         self.thread = np.tile(np.arange(threads, dtype=np.uint32), len(numbers))
         self.program = np.repeat(np.arange(len(numbers)), threads)
         """Which of those side by side."""

@@ -55,11 +55,17 @@ def launch(
     Raises:
         EmulationError: a race, or an access out of bounds or off its alignment.
         NotImplementedError: an instruction is not known here.
+        ValueError: a tensor is not on this host.
     """
     emulator = _emulator(ptx or kernel.asm["ptx"])
     program = emulator.program
     names = [name for name, kind in kernel.src.signature.items() if kind != "constexpr"]
     tensors = [(name, arguments[name]) for name in names if torch.is_tensor(arguments[name])]
+    for name, tensor in tensors:
+        if tensor.device.type != "cpu":
+            raise ValueError(
+                f"{name} is on {tensor.device}, the emulator on the host: move it there"
+            )
     numbers = [_number(arguments[name]) for name in names]
     numbers += [np.array(0)] * (len(program.parameters) - len(numbers))  # scratch, never used
     parameters = dict(zip(program.parameters, numbers, strict=True))

@@ -125,7 +125,3 @@ class Machine:
         if chosen.all():
             return to
         return np.where(truth, to, after) if chosen.any() else after
-
-    def barrier(self, w: Any) -> None:
-        """All threads of a program wait for each other."""
-        self.lanes.pass_barrier(w)

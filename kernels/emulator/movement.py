@@ -85,7 +85,7 @@ def barrier(_: Operands, parts: Parts, operands: Texts) -> list[str]:
         return []
     if operands != ("0",):
         raise NotImplementedError(f"{'.'.join(parts)} {', '.join(operands)}")
-    return ["M.barrier(w)"]
+    return ["L.pass_barrier(w)"]
 
 
 def product(to: Operands, parts: Parts, operands: Texts) -> list[str]:

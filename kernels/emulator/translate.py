@@ -1,8 +1,8 @@
 """Instructions as lines of Python over lanes.
 
-A line may use ``L`` (lanes), ``A`` (accesses to memory), ``T`` (tensor cores), ``M`` (the machine),
-``B`` (``emulator.bits``) and the banks of registers. It changes only lanes of ``w``: those that are
-at this block and whose predicate holds; ``w`` is True where all are.
+A line may use ``L`` (lanes), ``A`` (accesses to memory), ``T`` (tensor cores), ``B``
+(``emulator.bits``) and the banks of registers. It changes only lanes of ``w``: those that are at
+this block and whose predicate holds; ``w`` is True where all are.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ _FORMS: dict[str, Family] = {
     "wgmma": movement.group_product,
 }
 """Instructions whose forms their functions tell apart."""
+_FAMILIES = _ARITHMETIC | _FORMS
 _NO_EFFECT = frozenset({"createpolicy", "fence", "prefetch"})
 """Caches and the order of memory: there is one copy of each byte, and one order."""
 _MODIFIERS = frozenset({"rn", "approx", "full", "ftz", "lo", "hi", "wide", "relu"})
@@ -68,11 +69,11 @@ def lines(to: Operands, instruction: Instruction) -> list[str]:
     try:
         if head in _ARITHMETIC and set(rest) - _MODIFIERS - BANKS.keys() - arithmetic.NARROW:
             raise ValueError
-        found = (_ARITHMETIC | _FORMS)[head](to, [head, *rest], instruction.operands)
+        found = _FAMILIES[head](to, [head, *rest], instruction.operands)
     except (IndexError, KeyError, ValueError) as error:
         form = f"{instruction.opcode} {', '.join(instruction.operands)}"
         raise NotImplementedError(f"{form} is not emulated") from error
-    calls = any(line.startswith(("A.", "M.", "T.")) for line in found)
+    calls = any(line.startswith(("A.", "T.")) for line in found)
     place = [f"L.where = {instruction.where!r}"] if calls else []
     return [*place, _mask(to, instruction), *found]
 

@@ -227,7 +227,7 @@ def unit_inverse(A, C: tl.constexpr, BASE: tl.constexpr, LEVELS: tl.constexpr, W
     """``(I + A)^-1`` of strictly lower triangular ``A [C, C]``, ``C = BASE 2^LEVELS``.
 
     Diagonal blocks by substitution, then merged in pairs: all that is ever held are blocks of the
-    inverse itself, so nothing overflows that does not there. ``WIDE`` asks for fp32 throughout.
+    inverse itself, so nothing overflows that does not there. ``WIDE`` is of ``_add_product``.
     """
     T = _substitute(_diagonal(A, C // BASE, BASE), C // BASE, BASE)
     T = _spread(T, C // BASE, BASE)
