@@ -8,6 +8,7 @@ goes on from there.
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,8 +135,11 @@ def _tokenise(
     if done:
         print(f"going on from {folder.path}: {done / total:.0%} of the input", file=sys.stderr)
     title = f"tokenising {config.input}" + (f" with {workers} processes" if workers > 1 else "")
-    with token_progress(title, total=total, done=done) as advance:
-        for report in build_units(job, todo, workers):
+    with (
+        closing(build_units(job, todo, workers)) as reports,
+        token_progress(title, total=total, done=done) as advance,
+    ):
+        for report in reports:
             advance(report.bytes, report.tokens)
             if tally.note(report):
                 break

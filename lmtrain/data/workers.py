@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from queue import SimpleQueue
 from threading import Thread
@@ -25,7 +25,7 @@ from lmtrain.data.readers import Problem
 from lmtrain.data.units import Unit, UnitKind
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from typing import IO
 
 NO_UNIT = -1
@@ -39,7 +39,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def build_units(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Report]:
+def build_units(job: Job, units: Sequence[Unit], workers: int) -> Generator[Report]:
     """Build them with so many processes, this one alone if it is one; reports as they come.
 
     Raises:
@@ -68,7 +68,7 @@ def one_thread() -> Generator[None]:
             os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
-def _in_processes(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Report]:
+def _in_processes(job: Job, units: Sequence[Unit], workers: int) -> Generator[Report]:
     pending, reports = deque(units), SimpleQueue[Report | None]()
     with ExitStack() as stack:
         for _ in range(workers):
@@ -87,17 +87,19 @@ def _in_processes(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Rep
 def _worker() -> Generator[subprocess.Popen[str]]:
     command = [sys.executable, "-P", "-c", "from lmtrain.data.workers import work; work()"]
     paths = os.pathsep.join(path for path in sys.path if path)
-    with subprocess.Popen(
+    process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **ONE_CORE, "PYTHONPATH": paths},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        with suppress(BrokenPipeError), process:  # what a dead one was still to hear is lost
+            pass
 
 
 def _serve(

@@ -205,6 +205,15 @@ def test_an_input_that_changes_meanwhile_is_refused(
     assert not (tmp_path / "store").exists()
 
 
+def test_what_a_dead_worker_never_read_is_no_error() -> None:
+    with workers._worker() as process:  # pyright: ignore[reportPrivateUsage]
+        process.kill()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.write("a unit")
+    assert process.stdin.closed
+
+
 def test_a_worker_that_is_killed_is_a_sentence(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

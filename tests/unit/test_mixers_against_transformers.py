@@ -284,12 +284,11 @@ def test_mixer_equals_transformers(name: str, length: int) -> None:
     actual = functional_call(pair.ours, pair.parameters(theirs), (x, layout))
     have = torch.autograd.grad(actual, [x, *theirs.values()], cotangent)
     assert error(actual, expected) <= TOLERANCE
-    scale = max(g.norm() for g in want[1:])
+    # The first tokens have little past to decay, and a norm for each head undoes what D scales: what
+    # cancels in such gradients is of the size of the others.
+    least = 1e-2 * max(g.norm() for g in want[1:]) if length in (1, 2) else 0.0
     for key, a, b in zip(["x", *theirs], have, want, strict=True):
-        if length == 1 and b.norm() < 1e-5 * scale:  # a first token has no past to decay
-            assert a.norm() < 1e-5 * scale, key
-        else:
-            assert error(a, b) <= TOLERANCE, key
+        assert (a - b).norm() <= TOLERANCE * max(b.norm(), least), key
 
 
 @pytest.mark.parametrize("name", PAIRS)
