@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -154,24 +155,27 @@ class SequenceLayout:
     @cached_property
     def offsets(self) -> Tensor:
         """``[documents + 1]`` int32: where the documents of the span start, and its length."""
-        return self._tensor([0, *accumulate(self.lengths)], torch.int32)
+        return self.tensor([0, *accumulate(self.lengths)], torch.int32)
 
     @cached_property
     def document(self) -> Tensor:
         """``[t]`` int64: index in the row of each token's document."""
         tokens = torch.arange(self.start, self.stop, device=self.device)
-        return torch.bucketize(tokens, self._tensor(self.bounds[1:]), right=True)
+        return torch.bucketize(tokens, self.tensor(self.bounds[1:]), right=True)
 
     @cached_property
     def position(self) -> Tensor:
         """``[t]`` int64: offset of each token in its document."""
         tokens = torch.arange(self.start, self.stop, device=self.device)
-        return tokens - self._tensor(self.bounds)[self.document]
+        return tokens - self.tensor(self.bounds)[self.document]
 
     @cached_property
     def opens(self) -> Tensor:
         """``[t]`` bool: True where a document starts."""
         return self.position == 0
 
-    def _tensor(self, values: Iterable[int], dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.tensor(list(values), dtype=dtype, device=self.device)
+    def tensor(
+        self, values: Sequence[float] | NDArray[Any], dtype: torch.dtype = torch.int64
+    ) -> Tensor:
+        """``values`` on the device; a copy that blocks would wait for all that it was given."""
+        return torch.as_tensor(values, dtype=dtype).to(self.device, non_blocking=True)

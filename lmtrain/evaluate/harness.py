@@ -1,5 +1,7 @@
 """``lmtrain eval harness.tasks=[...]``: lm-evaluation-harness on an exported folder."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import os

@@ -8,17 +8,17 @@ time: each block of queries meets only its own block of keys and those that the 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from lmtrain.ops.attention_blocks import attend_tiles
 from lmtrain.ops.tiles import Tile, visible
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lmtrain.layout import SequenceLayout
 
 
@@ -67,26 +67,35 @@ def _attend_documents(
     if layout.uniform:
         q, k, v = (x.unflatten(0, layout.uniform) for x in (q, k, v))
         return _attend_equal(q, k, v, window).flatten(0, 1)
-    out, order = [], layout.derive(_by_length)
-    for tokens in order:
-        q_, k_, v_ = (x[tokens.flatten()].unflatten(0, tokens.shape) for x in (q, k, v))
+    order = layout.derive(_by_length)
+    out: list[Tensor] = []
+    parts = (x.index_select(0, order.tokens).split(order.sizes) for x in (q, k, v))
+    for length, *part in zip(order.lengths, *parts, strict=True):
+        q_, k_, v_ = (x.unflatten(0, (-1, length)) for x in part)
         out.append(_attend_equal(q_, k_, v_, window).flatten(0, 1))
-    return torch.cat(out)[layout.derive(_restore)]
+    return torch.cat(out).index_select(0, order.places)
 
 
-def _by_length(layout: SequenceLayout) -> list[Tensor]:
-    """For each distinct length, ``[documents, length]``: the tokens of those documents."""
-    lengths = torch.tensor(layout.lengths, device=layout.device)
-    starts = lengths.cumsum(0) - lengths
-    return [
-        starts[lengths == length, None] + torch.arange(length, device=layout.device)
-        for length in sorted(set(layout.lengths))
-    ]
+class _ByLength(NamedTuple):
+    """The documents of a span in the order of their lengths."""
+
+    lengths: list[int]
+    """Each that occurs, once."""
+    sizes: list[int]
+    """Tokens in documents of each length."""
+    tokens: Tensor
+    """``[t]``: the token at each place of this order."""
+    places: Tensor
+    """``[t]``: the place of each token."""
 
 
-def _restore(layout: SequenceLayout) -> Tensor:
-    """``[t]``: where each token went in the order of ``_by_length``."""
-    return torch.cat([x.flatten() for x in layout.derive(_by_length)]).argsort()
+def _by_length(layout: SequenceLayout) -> _ByLength:
+    """Counted on the host: a card would be waited for once for every length."""
+    lengths = np.asarray(layout.lengths)
+    different, counts = np.unique(lengths, return_counts=True)
+    tokens = np.repeat(lengths, lengths).argsort(kind="stable")
+    maps = (layout.tensor(x) for x in (tokens, tokens.argsort()))
+    return _ByLength(different.tolist(), (different * counts).tolist(), *maps)
 
 
 def _attend_equal(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:

@@ -111,7 +111,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _tables(layout: SequenceLayout, of: Frequencies) -> tuple[Tensor, Tensor]:
     """In fp32 from fp64 angles: exact at any position."""
-    values = torch.tensor(of.values, dtype=torch.float64, device=layout.device)
-    angle = layout.position[:, None].double() * values
+    angle = layout.position[:, None].double() * layout.tensor(of.values, torch.float64)
     cos, sin = ((of.scale * x).float()[:, None] for x in (angle.cos(), angle.sin()))
     return cos, sin

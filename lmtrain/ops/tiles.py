@@ -76,8 +76,8 @@ class Places:
 
     def _at(self, x: Tensor) -> Tensor:
         if x.device not in self._index:
-            starts = torch.tensor(self.starts, device=x.device)
-            self._index[x.device] = starts[:, None] + torch.arange(self.length, device=x.device)
+            places = torch.tensor(self.starts)[:, None] + torch.arange(self.length)
+            self._index[x.device] = places.to(x.device, non_blocking=True)
         return self._index[x.device]
 
 

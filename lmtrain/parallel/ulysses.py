@@ -59,7 +59,7 @@ def _expand(x: Tensor, own: int, heads: int, group: Group) -> Tensor:
     even = [i * x.shape[1] // len(serving) for i in range(len(serving))]
     if len(serving) % x.shape[1] == 0 and serving == even:
         return x
-    return x[:, torch.tensor(serving, device=x.device)]
+    return torch.stack([x[:, head] for head in serving], 1)
 
 
 class _ToHeads(torch.autograd.Function):
