@@ -139,11 +139,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _differentiate(
     ctx: Any, d_out: Tensor | None, d_final: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    saved, tables = ctx.saved_tensors[:-3], ctx.saved_tensors[-3:]
-    v, beta, initial = saved[2:5]
+    q, k, v, beta, initial, total, inverse, *tables = ctx.saved_tensors
     d_out = torch.zeros_like(v) if d_out is None else d_out
     dq, dk, dv, d_decay, d_beta, d_initial = _gated_delta_backward(
-        *saved, d_out, d_final, *tables, ctx.size
+        q, k, v, beta, initial, total, inverse, d_out, d_final, *tables, ctx.size
     )
     d_initial = None if initial is None else d_initial.to(initial.dtype)
     grads = dq, dk, dv, d_decay.to(ctx.decay), d_beta.to(beta.dtype), d_initial

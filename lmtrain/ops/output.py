@@ -52,8 +52,8 @@ class Slices:
         self._d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
 
     def __iter__(self) -> Iterator[Slice]:
-        for part in torch.arange(len(self._hidden)).split(self._tokens):
-            rows = slice(int(part[0]), int(part[-1]) + 1)
+        for first in range(0, len(self._hidden), self._tokens):
+            rows = slice(first, first + self._tokens)
             kept = (self._targets[rows] != IGNORED)[:, None]
             chosen = self._targets[rows].clamp(min=0)[:, None]
             logits = (self._hidden[rows] @ self._table.T).to(self.nll.dtype)

@@ -32,6 +32,8 @@ from lmtrain.models.init import initialize
 from lmtrain.ops.backend import TORCH, Sizes, bind, describe, operations
 from lmtrain.ops.config import AttentionKind, Backend, OpsConfig, backend_problems, resolve
 from lmtrain.ops.self_check import check_kernels
+from lmtrain.parallelize import rematerialize
+from lmtrain.settings.engine import Remat
 from lmtrain_kernels.table import LEAST_SEGMENT, segment_chunks
 
 if TYPE_CHECKING:
@@ -181,6 +183,20 @@ def test_a_model_computes_the_same(backend: Backend) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for name, expected in gradients[0].items():
         assert error(gradients[1][name], expected) < 1e-3, name
+
+
+@pytest.mark.parametrize("remat", [Remat.selective, Remat.full])
+@pytest.mark.parametrize("pattern", ["G", "M"])
+def test_blocks_computed_again_give_the_same(pattern: str, remat: Remat) -> None:
+    layout, tokens = SequenceLayout.of_lengths([3, 9]).to(DEVICE), torch.randint(64, (12,))
+    gradients = []
+    for again in (Remat.none, remat):
+        model = built(pattern, Backend.triton)
+        rematerialize(model, again)
+        model(tokens.to(DEVICE), layout, tokens.to(DEVICE)).total.backward()
+        gradients.append([parameter.grad.cpu() for parameter in model.parameters()])  # type: ignore[union-attr]
+    for expected, found in zip(*gradients, strict=True):
+        assert error(found, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("backend", [Backend.triton, Backend.reference])
