@@ -5,7 +5,8 @@
 #   scripts/collect_gpu_wheels.sh --arrow        also pyarrow, for preparing parquet; as large as all others
 #   scripts/collect_gpu_wheels.sh --peers        also fla-core, and mamba-ssm without CUDA extensions
 #   scripts/collect_gpu_wheels.sh --layers       also flash-linear-attention, whose models need transformers
-#   scripts/collect_gpu_wheels.sh --flash-qla    also FlashQLA and the TileLang that it needs
+#   scripts/collect_gpu_wheels.sh --flash-qla    also FlashQLA and TileLang, which fla's gradients need too
+#                                                on Hopper under Triton 3.4 to 3.7.0
 #   --only     nothing but what the options name
 #   --to DIR   the folder, .whl unless said; it is emptied first
 #   PYTHON=3.11 scripts/collect_gpu_wheels.sh    for another Python than 3.12

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from lmtrain.settings.optim import MuonScale
+from lmtrain.train.invariants import local
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,9 +64,10 @@ class MuonAdamW(torch.optim.Optimizer):
         parameters = [p for p in group["params"] if p.grad is not None]
         updates = orthogonalize([self._momentums(p) for p in parameters], self._dtype)
         for parameter, update in zip(parameters, updates, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            held = local(parameter)
+            held.mul_(1 - group["lr"] * group["weight_decay"])
             rate = group["lr"] * relative_rate(self._scale, parameter.shape)
-            parameter.add_(update, alpha=-rate)
+            held.add_(update.to(held.device), alpha=-rate)
 
     def _momentums(self, parameter: Tensor) -> Tensor:
         """The gradient, pushed on by those before it."""
@@ -92,7 +94,8 @@ def relative_rate(scale: MuonScale, shape: Sequence[int]) -> float:
 
 
 def orthogonalize(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Each matrix ``U S Vᵀ`` as about ``U Vᵀ``: sharded as it came, replicas agreeing bitwise."""
+    """Each matrix ``U S Vᵀ`` as about ``U Vᵀ``: the part that is held here, replicas agreeing
+    bitwise."""
     if not matrices or not isinstance(matrices[0], DTensor):
         return [newton_schulz(matrix.to(dtype)) for matrix in matrices]
     sharded = [matrix for matrix in matrices if isinstance(matrix, DTensor)]
@@ -120,16 +123,8 @@ def _together(
     if width:
         whole = newton_schulz(whole.view(rows, width).to(dtype)).to(whole.dtype).flatten()
     back = _exchange(whole, arriving, lengths, group).split(lengths)
-    return [
-        DTensor.from_local(
-            part.view(-1, matrix.shape[1]).to(matrix.to_local().device),
-            matrix.device_mesh,
-            matrix.placements,
-            shape=matrix.shape,
-            stride=matrix.stride(),
-        )
-        for part, matrix in zip(back, matrices, strict=False)  # some processes had no matrix
-    ]
+    held = (matrix.to_local().shape for matrix in matrices)
+    return [part.view(shape) for part, shape in zip(back, held, strict=False)]  # some had no matrix
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
