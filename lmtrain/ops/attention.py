@@ -21,6 +21,9 @@ from lmtrain.ops.tiles import Tile, visible
 if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
 
+HALF = (torch.bfloat16, torch.float16)
+"""What FlashAttention takes, in heads up to 256 wide."""
+
 
 def attend(
     q: Tensor,
@@ -149,7 +152,10 @@ def _sdpa(
 ) -> Tensor:
     """torch's attention on ``[n, length, heads, d]``."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(
-        q, k, v, mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    grouped = q.shape[1] != k.shape[1]
+    if grouped and q.is_cuda and not (mask is None and q.dtype in HALF and q.shape[-1] <= 256):
+        # only FlashAttention takes fewer key heads; torch would compute the whole square instead
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+        grouped = False
+    out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=grouped)
     return out.transpose(1, 2)

@@ -13,12 +13,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
-from lmtrain.ops.attention import attend
+from lmtrain.ops.attention import HALF, attend
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
+
+
+def attend_either(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    layout: SequenceLayout,
+    keys: SequenceLayout | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """As ``ops.attention.attend``, in one call where that would take many or compute a mask."""
+    pays = window is not None or not layout.uniform
+    kernel = attend_varlen if pays and _fits(q) else attend
+    return kernel(q, k, v, layout=layout, keys=keys, window=window)
 
 
 def attend_varlen(
@@ -37,11 +52,10 @@ def attend_varlen(
     """
     if keys is not None and keys.start != layout.start:
         return attend(q, k, v, layout=layout, keys=keys, window=window)
-    width = q.shape[-1]
-    if q.dtype not in (torch.bfloat16, torch.float16) or width > 256 or width % 8:
+    if not _fits(q):
         raise ValueError(
             f"ops.attention=varlen takes heads of multiples of 8 up to 256 in 16 bits, not of "
-            f"{width} in {q.dtype}: say ops.attention=sdpa, or engine.precision=bf16"
+            f"{q.shape[-1]} in {q.dtype}: say ops.attention=sdpa, or engine.precision=bf16"
         )
     each = q.shape[1] // k.shape[1]
     grouped: dict[str, Any] = {"enable_gqa": True} if each > 1 and _knows_groups() else {}
@@ -53,6 +67,10 @@ def attend_varlen(
     out = varlen_attn(q, k, v, offsets, offsets, longest, longest, window_size=reach, **grouped)
     assert isinstance(out, torch.Tensor)
     return out
+
+
+def _fits(q: Tensor) -> bool:
+    return q.dtype in HALF and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0
 
 
 @cache

@@ -110,9 +110,11 @@ def describe(config: OpsConfig, device: torch.device) -> str:
     """A line for the log: who computes on this device."""
     chosen = choose(config, device)
     flash = "" if config.flash is FlashKind.torch else f" with {config.flash}"
+    attention = "sdpa" if chosen.attend is attend else config.attention
+    attention = "sdpa or varlen" if attention == AttentionKind.auto else attention
     return (
         f"recurrences, convolutions and gated norms by {chosen.by} (ops.backend={config.backend}), "
-        f"attention by torch's {config.attention}{flash}"
+        f"attention by torch's {attention}{flash}"
     )
 
 
@@ -126,11 +128,16 @@ def choose(config: OpsConfig, device: torch.device) -> Operations:
     if problems := config.check(card):
         raise ValueError(" ".join(problems))
     chosen = operations(resolve(config.backend, card))
-    if config.attention is AttentionKind.varlen:
-        from lmtrain.ops.attention_varlen import attend_varlen
+    return replace(chosen, attend=_attention(config.attention, card))
 
-        chosen = replace(chosen, attend=attend_varlen)
-    return chosen
+
+def _attention(asked: AttentionKind, card: int | None) -> Attend:
+    """FlashAttention, which takes all documents at once, needs compute capability 8.0."""
+    if asked is AttentionKind.sdpa or (asked is AttentionKind.auto and (card or 0) < 80):
+        return attend
+    from lmtrain.ops.attention_varlen import attend_either, attend_varlen
+
+    return attend_varlen if asked is AttentionKind.varlen else attend_either
 
 
 def operations(backend: Backend) -> Operations:

@@ -22,6 +22,7 @@ class Backend(StrEnum):
 class AttentionKind(StrEnum):
     """How documents meet torch's fused attention."""
 
+    auto = "auto"
     sdpa = "sdpa"
     varlen = "varlen"
 
@@ -56,9 +57,10 @@ class OpsConfig:
     backend: Backend = Backend.auto
     """auto: triton on CUDA from compute capability 8.0 on, else torch; reference: token by token;
     fla, flash_qla: those packages, where they have the operation."""
-    attention: AttentionKind = AttentionKind.sdpa
+    attention: AttentionKind = AttentionKind.auto
     """sdpa: a call for each distinct length of a document; varlen: one call for all documents of a
-    row, on CUDA in 16 bits."""
+    row, on CUDA in 16 bits; auto: varlen for windows and for documents of several lengths where it
+    runs, else sdpa."""
     flash: FlashKind = FlashKind.torch
     """fa3, fa4: let torch call an installed FlashAttention of that generation."""
 
@@ -75,7 +77,7 @@ class OpsConfig:
         ]
 
     def _attention(self, capability: int | None) -> list[str]:
-        if self.attention is AttentionKind.sdpa or capability is not None:
+        if self.attention is not AttentionKind.varlen or capability is not None:
             return []
         return ["ops.attention=varlen needs CUDA, and there is none: say ops.attention=sdpa"]
 

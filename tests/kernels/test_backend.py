@@ -29,7 +29,11 @@ from lmtrain.layout import SequenceLayout
 from lmtrain.models.config import GatedDeltaNetConfig, Mamba2Config, MlpConfig, ModelConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
-from lmtrain.ops.backend import TORCH, Sizes, bind, describe, operations
+from lmtrain.ops import attention_varlen
+from lmtrain.ops import backend as chooser
+from lmtrain.ops.attention import attend
+from lmtrain.ops.attention_varlen import attend_either, attend_varlen
+from lmtrain.ops.backend import TORCH, Sizes, bind, choose, describe, operations
 from lmtrain.ops.config import AttentionKind, Backend, OpsConfig, backend_problems, resolve
 from lmtrain.ops.self_check import check_kernels
 from lmtrain.parallelize import rematerialize
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from lmtrain.config import RunConfig
 
 TOLERANCE = 1e-4
+WIDTHS = [(16, torch.bfloat16), (16, torch.float32), (20, torch.bfloat16)]
 RULES = ["ssd", "gated_delta"]
 SIZES = {
     "gated_delta": Sizes("gated_delta", 1, 1, 16, 16, 4),
@@ -309,9 +314,42 @@ def test_the_log_says_who_computes() -> None:
     cpu = torch.device("cpu")
     line = describe(OpsConfig(), cpu)
     assert f"by torch {torch.__version__} (ops.backend=auto)" in line
+    assert line.endswith("attention by torch's sdpa")
     assert "token by token" in describe(OpsConfig(backend=Backend.reference), cpu)
     with pytest.raises(ValueError, match="say ops.attention=sdpa"):
         describe(OpsConfig(attention=AttentionKind.varlen), cpu)
+
+
+@pytest.mark.parametrize(
+    ("kind", "card", "expected"),
+    [
+        (AttentionKind.auto, None, attend),
+        (AttentionKind.auto, 75, attend),
+        (AttentionKind.auto, 80, attend_either),
+        (AttentionKind.varlen, 90, attend_varlen),
+        (AttentionKind.sdpa, 90, attend),
+    ],
+)
+def test_the_card_decides_how_documents_meet_attention(
+    kind: AttentionKind, card: int | None, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chooser, "capability", lambda _: card)
+    config = OpsConfig(backend=Backend.torch, attention=kind)
+    assert choose(config, torch.device("cpu")).attend is expected
+
+
+def test_one_call_is_for_windows_and_many_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = list[str]()
+    for name in ("attend", "attend_varlen"):
+        monkeypatch.setattr(attention_varlen, name, lambda *_, name=name, **__: taken.append(name))
+    even, mixed = SequenceLayout.of_lengths([4, 4]), SequenceLayout.of_lengths([3, 5])
+    half, full, odd = (torch.zeros(8, 2, d, dtype=t) for d, t in WIDTHS)
+    for q, layout, window in (
+        *((half, even, None), (half, even, 2), (half, mixed, None)),
+        *((full, mixed, None), (odd, mixed, None)),
+    ):
+        attend_either(q, q, q, layout=layout, window=window)
+    assert taken == ["attend", "attend_varlen", "attend_varlen", "attend", "attend"]
 
 
 @pytest.mark.parametrize("name", RULES)
