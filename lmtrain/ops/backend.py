@@ -110,8 +110,8 @@ def describe(config: OpsConfig, device: torch.device) -> str:
     """A line for the log: who computes on this device."""
     chosen = choose(config, device)
     flash = "" if config.flash is FlashKind.torch else f" with {config.flash}"
-    attention = "sdpa" if chosen.attend is attend else config.attention
-    attention = "sdpa or varlen" if attention == AttentionKind.auto else attention
+    taken = AttentionKind.sdpa if chosen.attend is attend else config.attention
+    attention = "sdpa or varlen" if taken is AttentionKind.auto else taken
     return (
         f"recurrences, convolutions and gated norms by {chosen.by} (ops.backend={config.backend}), "
         f"attention by torch's {attention}{flash}"

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from lmtrain.models.config import ModelConfig
 
 CARD = torch.device("lazy")
-_aten = torch.ops.aten
 RAGGED, EVEN = (1, 37, 1, 1, 80, 39, 97), (64, 64, 64, 64)
 
 
@@ -84,9 +83,8 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         for operation in vars(module).values():
             if isinstance(operation, CustomOpDef):
                 monkeypatch.setattr(operation, "_abstract_fn", operation._init_fn)  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr(
-        torch, "lazy", SimpleNamespace(), raising=False
-    )  # torch.utils.checkpoint asks
+    # torch.utils.checkpoint asks for the module of a device
+    monkeypatch.setattr(torch, "lazy", SimpleNamespace(), raising=False)
 
 
 def sizes(pattern: str, n_layers: int = 4) -> ModelConfig:
