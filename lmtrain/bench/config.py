@@ -160,7 +160,7 @@ class BenchConfig:
 
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""
-        problems = self._lengths()
+        problems = [*self._device(), *self._lengths()]
         if self.warm_up < 0:
             problems.append(f"warm_up={self.warm_up} must not be negative")
         if self.repeats < 1:
@@ -176,6 +176,13 @@ class BenchConfig:
         if len(set(self.sizes)) < 2 or min(self.sizes) < 8:  # noqa: PLR2004  two unknowns
             problems.append(f"sizes={self.sizes} must be two or more, of 8 bytes or more")
         return problems + self._data()
+
+    def _device(self) -> list[str]:
+        import torch
+
+        if self.device is BenchDevice.cpu or torch.cuda.is_available():
+            return []
+        return ["device=cuda, but torch finds no CUDA device: say device=cpu"]
 
     def _lengths(self) -> list[str]:
         if not self.lengths or min(self.lengths) < 1:

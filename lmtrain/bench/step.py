@@ -70,7 +70,8 @@ def bench(config: BenchConfig) -> list[Measurement]:
     """
     from lmtrain.bench.contenders import builders, problems
 
-    require([*config.check(), *problems(config)])
+    require(config.check())
+    require(problems(config))
     if config.peers and not config.sized:
         needed("transformers", otherwise="peers=false")
     console, measurements, failures = Console(), list[Measurement](), dict[str, str]()

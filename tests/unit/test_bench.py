@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmtrain.bench.config import BenchConfig, BenchKind, Floor
+from lmtrain.bench.config import BenchConfig, BenchDevice, BenchKind, Floor
 from lmtrain.bench.contenders import builders, compared_model
 from lmtrain.bench.step import Measurement, bench, headroom
 from lmtrain.models.accounting import TRAINING, ModelCost
@@ -149,3 +149,10 @@ def test_a_contender_that_fails_is_told(
 def test_a_wrong_value_is_refused_by_name(config: BenchConfig, named: str) -> None:
     with pytest.raises(ValueError, match=rf"^{named}\b"):
         bench(config)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("what", [BenchKind.step, BenchKind.backends])
+def test_a_card_that_is_not_there_is_refused(what: BenchKind) -> None:
+    with pytest.raises(ValueError, match="device=cuda, but torch finds no CUDA device: say"):
+        bench(BenchConfig(what=what, device=BenchDevice.cuda))
