@@ -16,13 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmtrain.ops.attention_blocks import attend_tiles
+from lmtrain.ops.attention_kernels import flash_takes
 from lmtrain.ops.tiles import Tile, visible
 
 if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
-
-HALF = (torch.bfloat16, torch.float16)
-"""What FlashAttention takes, in heads up to 256 wide."""
 
 
 def attend(
@@ -153,8 +151,8 @@ def _sdpa(
     """torch's attention on ``[n, length, heads, d]``."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
-    if grouped and q.is_cuda and not (mask is None and q.dtype in HALF and q.shape[-1] <= 256):
-        # only FlashAttention takes fewer key heads; torch would compute the whole square instead
+    if grouped and q.is_cuda and not (mask is None and flash_takes(q)):
+        # memory-efficient attention wants as many key heads; without it torch computes the square
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
         grouped = False
     out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=grouped)

@@ -86,10 +86,15 @@ def _widened(x: Tensor) -> Tensor:
     return F.pad(x, (0, -x.shape[-1] % 8)) if x.is_cuda and x.shape[-1] % 8 else x
 
 
+def flash_takes(q: Tensor) -> bool:
+    """Whether FlashAttention has a kernel for heads like these: 16 bits, at most 256 wide."""
+    return q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] <= 256
+
+
 def _kernel(q: Tensor) -> Kernel:
     if q.device.type == "cpu":
         return _Host()
-    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] <= 256:
+    if q.is_cuda and flash_takes(q):
         return _Flash()
     if q.is_cuda and q.dtype != torch.float64:
         return _Efficient()

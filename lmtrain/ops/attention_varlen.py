@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
-from lmtrain.ops.attention import HALF, attend
+from lmtrain.ops.attention import attend
+from lmtrain.ops.attention_kernels import flash_takes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +71,7 @@ def attend_varlen(
 
 
 def _fits(q: Tensor) -> bool:
-    return q.dtype in HALF and q.shape[-1] <= 256 and q.shape[-1] % 8 == 0
+    return flash_takes(q) and q.shape[-1] % 8 == 0
 
 
 @cache
