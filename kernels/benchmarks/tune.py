@@ -170,6 +170,8 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--operations {' '.join(unknown)}: choose of {' '.join(operations_of())}")
     if args.device == "cpu" and not args.smoke:
         parser.error("--device cpu runs kernels in Triton's interpreter: add --smoke")
+    if not Path(args.out).absolute().parent.is_dir():
+        parser.error(f"--out {args.out}: there is no such folder, make it first")
     return args
 
 

@@ -19,8 +19,9 @@ from lmtrain.files import write_whole
 from lmtrain.machine import machine
 from lmtrain.settings.checks import called
 from lmtrain.settings.scores import ScoreKind, unanswerable
-from lmtrain.train.checkpoint import find
+from lmtrain.train.checkpoint import find, naming
 from lmtrain.train.engines import open_engine
+from lmtrain.train.invariants import check_checkpoint, check_same_start
 
 if TYPE_CHECKING:
     from lmtrain.settings.evaluate import EvalConfig
@@ -43,6 +44,9 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
     told = unanswerable(config, what, model=run.model, task=task, text=text)
     require(called(told, "data.task.name=", "task=") if config.task else told)
     with closing(open_engine(config.engine, config.parallel, world=world)) as engine:
+        check_same_start(engine, {"checkpoint": folder})
+        with naming("checkpoint"):
+            check_checkpoint(engine, folder, "model/")
         console = Console(quiet=engine.rank > 0)
         subject = restore(config, run, folder, engine)
         found = list(scores(subject, config, what=what, task=task, tell=console.print))

@@ -18,7 +18,7 @@ from lmtrain.models.decoder import Decoder
 from lmtrain.ops.backend import bind
 from lmtrain.ops.config import OpsConfig
 from lmtrain.settings.engine import Device
-from lmtrain.train.checkpoint import find
+from lmtrain.train.checkpoint import find_whole
 from lmtrain.train.engines import choose_device
 from lmtrain.train.tensors import model_tensors, read_tensors
 
@@ -61,7 +61,7 @@ class Writer:
         Raises:
             ValueError: there is no checkpoint, or it is damaged, or ``ops`` cannot run here.
         """
-        folder, there = find(path), choose_device(device)
+        folder, there = find_whole(path), choose_device(device)
         with torch.device("meta"):
             model = Decoder(read(folder / "config.yaml").model)
         bind(model, ops or OpsConfig(), there, torch.float32)

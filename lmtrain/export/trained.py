@@ -13,7 +13,7 @@ import torch
 from lmtrain import config as configuration
 from lmtrain.data.tokenize import end_of_text, load_tokenizer, vocab_size
 from lmtrain.models.decoder import Decoder
-from lmtrain.train.checkpoint import find
+from lmtrain.train.checkpoint import find_whole
 from lmtrain.train.stored import Stored
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Trained:
         Raises:
             ValueError: there is none, it is not whole, or its parts do not fit together.
         """
-        folder = find(path)
+        folder = find_whole(path)
         run = configuration.read(folder / "config.yaml")
         tokenizer = load_tokenizer(folder / "tokenizer.json")
         special = folder / "special_tokens.json"

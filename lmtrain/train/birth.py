@@ -15,12 +15,14 @@ from lmtrain.train.start import copy_weights
 from lmtrain.train.tensors import shape, start_optimizer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lmtrain.config import RunConfig
     from lmtrain.train.engines import Engine
 
 
 def birth(
-    config: RunConfig, engine: Engine, weights: str | None = None
+    config: RunConfig, engine: Engine, weights: Path | None = None
 ) -> tuple[Decoder, torch.optim.Optimizer]:
     """The initialised model, spread as the engine holds it, and its optimizer.
 

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from lmtrain.train.manifest import NAME, check
 from lmtrain.train.manifest import Manifest as Contents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from lmtrain.data.plan import Plan
@@ -142,6 +143,8 @@ def newest(root: Path, damaged: Mapping[Path, str]) -> tuple[Path | None, dict[P
     for folder in sorted(folders(root), reverse=True):
         if folder not in found:
             try:
+                if folder.is_symlink():
+                    raise ValueError(f"{folder} is a link: copy the checkpoint there")
                 _check_outside(folder)
                 return folder, found
             except ValueError as error:
@@ -152,7 +155,9 @@ def newest(root: Path, damaged: Mapping[Path, str]) -> tuple[Path | None, dict[P
 
 
 def find(path: Path, key: str = "checkpoint") -> Path:
-    """The checkpoint that a path means: a run folder's newest, or the folder itself; verified.
+    """The checkpoint that a path means: a run folder's newest, or the folder itself.
+
+    It has all its files; those of tensors, which may be large, are not read.
 
     Args:
         path: what a key of the configuration holds.
@@ -165,11 +170,34 @@ def find(path: Path, key: str = "checkpoint") -> Path:
     folder = path if itself else max(folders(path / "checkpoints"), default=None)
     if folder is None:
         raise ValueError(f"{key}={path} holds no checkpoint: give a run folder or a step folder")
-    try:
+    with naming(key):
+        _check_outside(folder)
+    return folder
+
+
+def find_whole(path: Path) -> Path:
+    """The checkpoint that ``checkpoint=path`` means, every file of it verified by this process.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    folder = find(path)
+    with naming("checkpoint"):
         check(folder)
+    return folder
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Say of damage which key of the configuration led to it.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"{error}: give {key}= another step folder of the run") from error
-    return folder
 
 
 def regular(root: Path, every: int | None) -> Path | None:
@@ -208,8 +236,6 @@ def clean(root: Path, damaged: Iterable[Path] = ()) -> None:
 
 def _check_outside(folder: Path) -> None:
     """See that a checkpoint has all its files, and that the small ones are as they were written."""
-    if folder.is_symlink():
-        raise ValueError(f"{folder} is a link: copy the checkpoint there")
     manifest = Contents.read(folder / NAME)
     manifest.check_sizes(folder)
     small = [name for name in manifest.files if "/" not in name]

@@ -5,13 +5,15 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from lmtrain.data.fingerprint import row_fingerprint
+from lmtrain.data.fingerprint import fingerprint, row_fingerprint
 from lmtrain.train.manifest import NAME, Manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -53,14 +55,40 @@ def check_finite(grad_norm: float) -> None:
         raise FloatingPointError(f"the gradient's norm is {grad_norm}")
 
 
-def check_checkpoint(engine: Engine, folder: Path) -> None:
-    """See that every file of a checkpoint is as it was written; all processes share the work.
+def check_same_start(engine: Engine, checkpoints: Mapping[str, Path]) -> None:
+    """See that all processes read the same checkpoints; every one of them calls this.
+
+    Args:
+        engine: over whose processes a run is spread.
+        checkpoints: by the key that led this process there.
+
+    Raises:
+        ValueError: they do not.
+    """
+    seen = b"".join(key.encode() + (at / NAME).read_bytes() for key, at in checkpoints.items())
+    mine = torch.tensor(fingerprint(np.frombuffer(seen, np.uint8)), device=engine.device)
+    if engine.total(mine.clone()) != mine * engine.world:  # int64 wraps on both sides
+        found = ", ".join(f"{key} leads to {folder}" for key, folder in checkpoints.items())
+        raise ValueError(
+            f"process {engine.rank} would begin with other checkpoints than the others "
+            f"({found or 'none'} there): all machines need one file system for run.dir, and name "
+            "step folders in run.weights and distill.teacher while their runs go on"
+        )
+
+
+def check_checkpoint(engine: Engine, folder: Path, part: str = "") -> None:
+    """See that files of a checkpoint are as they were written; all processes share the work.
+
+    Args:
+        engine: whose processes all call this.
+        folder: the checkpoint.
+        part: how the names of the files begin that are read; all of them by default.
 
     Raises:
         ValueError: names the first file that is not, on every process.
     """
     manifest = Manifest.read(folder / NAME)
-    names = sorted(manifest.files)
+    names = sorted(name for name in manifest.files if name.startswith(part))
     found = manifest.check_contents(folder, names[engine.rank :: engine.world])
     damaged = torch.tensor([name in found for name in names], device=engine.device).long()
     for name, count in zip(names, engine.total(damaged).tolist(), strict=True):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lmtrain.config import RunConfig
     from lmtrain.models.decoder import Decoder
     from lmtrain.train.engines import Engine
+    from lmtrain.train.teacher import Teacher
 
 
 class Losses(NamedTuple):
@@ -79,12 +80,18 @@ class TextLoss:
         return self.cost.training_flops_per_token([length])
 
 
-def open_objective(config: RunConfig, engine: Engine) -> Objective:
-    """What the steps of a run minimise; every process calls it, as a teacher is spread over all."""
+def open_objective(config: RunConfig, engine: Engine, teacher: Teacher | None = None) -> Objective:
+    """What the steps of a run minimise; every process calls it.
+
+    Args:
+        config: of the run.
+        engine: over whose processes a teacher is spread.
+        teacher: the checkpoint that it learns from, if there is one.
+    """
     text = TextLoss(config, engine)
-    if config.distill.teacher is None:
+    if teacher is None:
         return text
     from lmtrain.train.distill import Distillation
     from lmtrain.train.teacher import open_teacher
 
-    return Distillation(config, engine, open_teacher(config, engine), text)
+    return Distillation(config, engine, open_teacher(teacher, config, engine), text)

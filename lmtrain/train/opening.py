@@ -12,12 +12,12 @@ from lmtrain.data.loader import Loader
 from lmtrain.data.plan import Plan
 from lmtrain.data.sources import Corpus, open_data, open_validation
 from lmtrain.data.validations import Validations
-from lmtrain.train.checkpoint import State
+from lmtrain.train.checkpoint import State, naming
 from lmtrain.train.folder import RunFolder
-from lmtrain.train.invariants import check_checkpoint
+from lmtrain.train.invariants import check_checkpoint, check_same_start
 from lmtrain.train.spend import Pace, affordable
-from lmtrain.train.start import check_weights
-from lmtrain.train.teacher import check_teacher
+from lmtrain.train.start import find_weights
+from lmtrain.train.teacher import Teacher, find_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,8 +41,9 @@ class Opened:
     """The checkpoint to continue from."""
     damaged: dict[Path, str] = field(default_factory=dict["Path", str])
     """What is wrong with newer checkpoints."""
-    teacher: str = ""
-    """Hash of the checkpoint that teaches, empty without one."""
+    weights: Path | None = None
+    """The checkpoint that a new run takes its first values from."""
+    teacher: Teacher | None = None
     pace: Pace | None = None
     """How long its steps take, under ``budget.hours``; None before that is measured."""
 
@@ -61,6 +62,22 @@ class Opened:
         """Whether there is nothing left to do, to score neither."""
         last = self.folder.finished() is not None and self.first_step == self.config.train.steps
         return last and (not self.config.scores.what or self.folder.scored(self.first_step))
+
+    @property
+    def learned_from(self) -> str:
+        """Hash of the checkpoint that teaches, empty without one."""
+        return self.teacher.hash if self.teacher else ""
+
+    @property
+    def checkpoints(self) -> dict[str, Path]:
+        """Those that it reads, by the key that leads there."""
+        teacher = self.teacher.folder if self.teacher else None
+        read = {
+            "run.dir": self.start[0] if self.start else None,
+            "run.weights": self.weights,
+            "distill.teacher": teacher,
+        }
+        return {key: folder for key, folder in read.items() if folder}
 
     def loader(self, engine: Engine, draws: Draws, steps: range) -> Loader:
         """What reads this process's part of ``draws``: the plan, or what is tried before it."""
@@ -111,15 +128,10 @@ def open_run(
     others = open_validation(config.data, store)
     validations = Validations.of(store, others, config.curriculum, tokens=config.validation.tokens)
     plan, start, found = folder.resume(config, build, damaged or {})
+    weights, tokenizer = None, store.folder / "tokenizer.json"
     if config.run.weights is not None and start is None:
-        check_weights(config.run.weights, config.model, store.folder / "tokenizer.json")
-    teacher = check_teacher(config, store.folder / "tokenizer.json")
-    if start is not None and start[1].teacher != teacher:
-        raise ValueError(
-            f"distill.teacher={config.distill.teacher} is not the teacher that {start[0]} learned "
-            "from: set it back, or choose another run.dir"
-        )
-    return Opened(
+        weights = find_weights(config.run.weights, config.model, tokenizer)
+    opened = Opened(
         config=config,
         store=store,
         plan=plan,
@@ -127,17 +139,26 @@ def open_run(
         folder=folder,
         start=start,
         damaged=found,
-        teacher=teacher,
+        weights=weights,
+        teacher=find_teacher(config, tokenizer),
         pace=pace,
     )
+    if start is not None and start[1].teacher != opened.learned_from:
+        raise ValueError(
+            f"distill.teacher={config.distill.teacher} is not the teacher that {start[0]} learned "
+            "from: set it back, or choose another run.dir"
+        )
+    return opened
 
 
 def verified(opened: Opened, engine: Engine) -> Opened:
     """The same run, from the newest checkpoint whose contents are whole; every process calls this.
 
     Raises:
-        ValueError: there are checkpoints, and none is whole.
+        ValueError: there are checkpoints, and none is whole; or the processes see other ones; or
+            what gives the first values, or teaches, is damaged.
     """
+    check_same_start(engine, opened.checkpoints)
     while opened.start:
         folder = opened.start[0]
         try:
@@ -145,4 +166,8 @@ def verified(opened: Opened, engine: Engine) -> Opened:
             break
         except ValueError as error:
             opened = open_run(opened.config, {**opened.damaged, folder: str(error)})
+    for key, folder in opened.checkpoints.items():
+        if key != "run.dir":
+            with naming(key):
+                check_checkpoint(engine, folder, "model/")
     return opened

@@ -27,8 +27,8 @@ EXTENDS = ("rope_theta", "rope_scaling.")
 """Parts of keys that a new run may change to reach longer documents; `extensions` tells them."""
 
 
-def check_weights(weights: str, model: ModelConfig, tokenizer: Path) -> None:
-    """See that a run can begin with the weights of a checkpoint.
+def find_weights(weights: str, model: ModelConfig, tokenizer: Path) -> Path:
+    """The checkpoint with whose weights a run can begin.
 
     Args:
         weights: ``run.weights``.
@@ -47,11 +47,11 @@ def check_weights(weights: str, model: ModelConfig, tokenizer: Path) -> None:
                 f"run.weights={weights} has model.{key}={value}, this run {here[key]}: say the same"
             )
     check_tokenizer(f"run.weights={weights}", folder, tokenizer)
+    return folder
 
 
-def extensions(weights: str, model: ModelConfig) -> Iterator[str]:
+def extensions(folder: Path, model: ModelConfig) -> Iterator[str]:
     """What a run changes in the positions of the model whose weights it begins with."""
-    folder = find(Path(weights), "run.weights")
     there, here = (flat(each) for each in (read(folder / "config.yaml", RunConfig).model, model))
     for key, value in there.items():
         if extends(key) and here[key] != value:
@@ -61,16 +61,16 @@ def extensions(weights: str, model: ModelConfig) -> Iterator[str]:
 
 @torch.no_grad()
 def copy_weights(
-    model: Decoder, weights: str, *, write: Callable[[Tensor, Tensor], object]
+    model: Decoder, folder: Path, *, write: Callable[[Tensor, Tensor], object]
 ) -> None:
     """Fill every parameter of ``model`` in place, one at a time in host memory.
 
     Args:
         model: materialised, and possibly sharded.
-        weights: ``run.weights``, which `check_weights` found to fit.
+        folder: a checkpoint of a model with the same parameters.
         write: puts the full values into a parameter, which may hold a part of them.
     """
-    tensors = Stored.checkpoint(find(Path(weights), "run.weights") / "model")
+    tensors = Stored.checkpoint(folder / "model")
     for name, parameter in model.named_parameters():
         write(parameter, tensors[name].to(parameter.dtype))
 

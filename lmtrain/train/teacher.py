@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,28 +23,34 @@ if TYPE_CHECKING:
     from lmtrain.train.engines import Engine
 
 
-def check_teacher(config: RunConfig, tokenizer: Path) -> str:
-    """See that a run can learn from its teacher.
+@dataclass(frozen=True)
+class Teacher:
+    """A checkpoint that teaches."""
+
+    folder: Path
+    hash: str
+    """Of its manifest, and so of all that is in it, wherever it lies."""
+
+
+def find_teacher(config: RunConfig, tokenizer: Path) -> Teacher | None:
+    """The checkpoint that a run can learn from; None where none is asked for.
 
     Args:
         config: of the run, resolved.
         tokenizer: the ``tokenizer.json`` of its data.
-
-    Returns:
-        The hash of the teacher's checkpoint, empty where there is none.
 
     Raises:
         ValueError: there is no checkpoint, or its model or tokenizer does not fit.
     """
     teacher = config.distill.teacher
     if teacher is None:
-        return ""
+        return None
     folder, key = find(Path(teacher), "distill.teacher"), f"distill.teacher={teacher}"
     there = _model(folder, config)
     check_tokenizer(key, folder, tokenizer)
     if config.distill.layers_steps:
         _check_mixers(config.model, there, key)
-    return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+    return Teacher(folder, hashlib.sha256((folder / NAME).read_bytes()).hexdigest())
 
 
 def teacher_model(config: RunConfig) -> ModelConfig | None:
@@ -94,14 +101,12 @@ def new_mixers(model: ModelConfig, teacher: ModelConfig) -> list[int]:
     return [i for i, (ours, theirs) in pairs if ours.mixers != theirs.mixers]
 
 
-def open_teacher(config: RunConfig, engine: Engine) -> Decoder:
+def open_teacher(teacher: Teacher, config: RunConfig, engine: Engine) -> Decoder:
     """The teacher's model, spread as the engine holds models; it has no gradients."""
-    assert config.distill.teacher is not None
-    folder = find(Path(config.distill.teacher), "distill.teacher")
     with torch.device("meta"):
-        model = Decoder(read(folder / "config.yaml").model)
+        model = Decoder(read(teacher.folder / "config.yaml").model)
     bind(model, config.ops, engine.device, engine.dtype)
     engine.prepare(model.requires_grad_(requires_grad=False), trains=False)
-    copy_weights(model, str(folder), write=engine.write)
+    copy_weights(model, teacher.folder, write=engine.write)
     check_initialized(model)
     return model

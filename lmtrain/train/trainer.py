@@ -74,16 +74,15 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
             held.enter_context(opened.folder.claimed())
         with closing(engine), StopRequest(launch, insist=alone) as stop, naming(engine, stop):
             opened = verified(opened, engine)
-            weights = None if opened.start else config.run.weights
-            model, optimizer = birth(config, engine, weights)
-            objective = open_objective(config, engine)
+            model, optimizer = birth(config, engine, opened.weights)
+            objective = open_objective(config, engine, opened.teacher)
             opened, told = paced(opened, engine, model, optimizer, objective)
             config, first = opened.config, opened.first_step
             if leads:
                 opened.folder.start(config, step=first, pace=opened.pace, damaged=opened.damaged)
             tell = closing(observers(config, rank=engine.rank, first_step=first))
             tell = held.enter_context(tell)
-            for report in (*told, *opening(opened, engine, weights)):
+            for report in (*told, *opening(opened, engine)):
                 tell(report)
             if opened.start:
                 engine.load(opened.start[0], model, optimizer)
@@ -96,7 +95,7 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
     return outcome
 
 
-def opening(opened: Opened, engine: Engine, weights: str | None) -> Iterator[Report]:
+def opening(opened: Opened, engine: Engine) -> Iterator[Report]:
     """What is told before the first step."""
     config, first = opened.config, opened.first_step
     for damage in opened.damaged.values():
@@ -104,7 +103,7 @@ def opening(opened: Opened, engine: Engine, weights: str | None) -> Iterator[Rep
     yield summarize(opened.plan, config.train.steps)
     yield describe(config.ops, engine.device)
     yield begun(config, engine.device, step=first, processes=engine.world)
-    yield from extensions(weights, config.model) if weights else ()
+    yield from extensions(opened.weights, config.model) if opened.weights else ()
 
 
 def conclude(opened: Opened, outcome: Outcome, tell: Everyone) -> None:
@@ -269,7 +268,7 @@ class Training:
         self.stop.doing = f"the checkpoint of step {step}"
         check_same_batch(self.engine, self.opened.plan, step)
         plan, memory = self.opened.plan, self.faults.memory
-        state = checkpoint.State.of(step, plan, memory, teacher=self.opened.teacher)
+        state = checkpoint.State.of(step, plan, memory, teacher=self.opened.learned_from)
         self.saver.save(state, self.model, self.optimizer)
 
     @property

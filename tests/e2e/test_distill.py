@@ -19,6 +19,7 @@ from lmtrain.train.birth import birth
 from lmtrain.train.distill import Distillation
 from lmtrain.train.engines import LocalEngine
 from lmtrain.train.objective import open_objective
+from lmtrain.train.teacher import find_teacher
 from lmtrain.train.trainer import Training
 
 if TYPE_CHECKING:
@@ -83,8 +84,10 @@ def pair(taught: Taught) -> tuple[Distillation, Decoder]:
     """An objective in one process, and the hybrid as it begins."""
     config = compose(taught.words(*STAGES, "engine.device=cpu"))
     engine = LocalEngine(EngineConfig())
-    model, _ = birth(config, engine, config.run.weights)
-    objective = open_objective(config, engine)
+    model, _ = birth(config, engine, taught.hybrid)
+    objective = open_objective(
+        config, engine, find_teacher(config, taught.plain / "tokenizer.json")
+    )
     assert isinstance(objective, Distillation)
     return objective, model
 
@@ -212,9 +215,7 @@ def as_yaml(model, taught: Taught) -> str:
 
 
 def check(config, taught: Taught) -> None:
-    from lmtrain.train.teacher import check_teacher
-
-    check_teacher(config, taught.plain / "tokenizer.json")
+    find_teacher(config, taught.plain / "tokenizer.json")
 
 
 @pytest.mark.parametrize(

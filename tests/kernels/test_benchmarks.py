@@ -214,3 +214,6 @@ def test_a_wrong_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tune(["--device", "cpu"])
     assert "add --smoke" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tune(["--smoke", "--out", "no/where.json"])
+    assert "--out no/where.json: there is no such folder" in capsys.readouterr().err
