@@ -15,7 +15,13 @@ from lmtrain.help import split
 from lmtrain.sentence import sentence
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "DESIGN.md", "kernels/README.md")
+DOCUMENTS = (
+    "README.md",
+    "DESIGN.md",
+    "benchmarks/README.md",
+    "kernels/README.md",
+    "lmtrain/export/README.md",
+)
 SHELLS = ("scripts/*.sh", "Makefile")
 PATHS = ("checkpoint", "data.source", "folder", "input", "out", "prompt", "run", "run.dir")
 """Keys that take any value."""
