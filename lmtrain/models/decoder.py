@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Lesson: TypeAlias = "Callable[[Decoder], Result]"
-"""Computes with a model what is neither its logits nor its loss; see `Decoder.forward`."""
+"""What distillation asks of a gathered model, its mixers or hidden states: `Decoder.forward`."""
 
 
 class DecoderState(NamedTuple):
@@ -78,17 +78,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out; with ``remat``, the inside is computed again in backward."""
-        return self._run(self.run, x, layout)
+        return self._with_remat(self.run, x, layout)
 
     def mix(self, y: Tensor, layout: SequenceLayout) -> Tensor:
         """What the mixers give for ``y [t, d]``, which they read themselves: no norm is applied."""
-        return self._run(self._mix, y, layout)
+        return self._with_remat(self._mix, y, layout)
 
     def run(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``forward``, with everything kept that the backward pass needs."""
         if self.mixer_norm is not None:
-            y = self._read(self.mixer_norm, x)
-            x = x + self._give(self.mixer_norm, self._mix(y, layout))
+            y = self._norm_before(self.mixer_norm, x)
+            x = x + self._norm_after(self.mixer_norm, self._mix(y, layout))
         return self._feed_forward(x)
 
     def extend(
@@ -96,10 +96,10 @@ class Block(nn.Module):
     ) -> tuple[Tensor, list[Any]]:
         """The next tokens of one document, and the states after them."""
         if self.mixer_norm is not None:
-            y = self._read(self.mixer_norm, x)
+            y = self._norm_before(self.mixer_norm, x)
             pairs = zip(self._sequence_mixers, states, strict=True)
             outputs, states = zip(*(m.extend(y, layout, s) for m, s in pairs), strict=True)  # type: ignore[assignment]
-            x = x + self._give(self.mixer_norm, self._merge(list(outputs)))
+            x = x + self._norm_after(self.mixer_norm, self._merge(list(outputs)))
         return self._feed_forward(x), list(states)
 
     def initial_states(self) -> list[Any]:
@@ -110,7 +110,9 @@ class Block(nn.Module):
     def _sequence_mixers(self) -> list[SequenceMixer]:
         return list(self.mixers)  # type: ignore[arg-type]
 
-    def _run(self, region: Callable[..., Tensor], x: Tensor, layout: SequenceLayout) -> Tensor:
+    def _with_remat(
+        self, region: Callable[..., Tensor], x: Tensor, layout: SequenceLayout
+    ) -> Tensor:
         if self.remat is None or not torch.is_grad_enabled():
             return region(x, layout)
         return self.remat(region, x, layout)
@@ -128,12 +130,12 @@ class Block(nn.Module):
     def _feed_forward(self, x: Tensor) -> Tensor:
         if self.mlp is None or self.mlp_norm is None:
             return x
-        return x + self._give(self.mlp_norm, self.mlp(self._read(self.mlp_norm, x)))
+        return x + self._norm_after(self.mlp_norm, self.mlp(self._norm_before(self.mlp_norm, x)))
 
-    def _read(self, norm: RMSNorm, x: Tensor) -> Tensor:
+    def _norm_before(self, norm: RMSNorm, x: Tensor) -> Tensor:
         return x if self.norm_after else norm(x)
 
-    def _give(self, norm: RMSNorm, y: Tensor) -> Tensor:
+    def _norm_after(self, norm: RMSNorm, y: Tensor) -> Tensor:
         return norm(y) if self.norm_after else y
 
 

@@ -62,7 +62,7 @@ class Attention(nn.Module):
         self.use(TORCH)
 
     def use(self, operations: Operations) -> None:
-        """Compute with these; strategies come after."""
+        """Compute with these operations; a strategy may take the place of ``kernel`` later."""
         self.kernel: Kernel = partial(operations.attend, window=self.window)
 
     def sizes(self) -> None:

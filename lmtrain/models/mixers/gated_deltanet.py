@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class GatedDeltaNet(nn.Module):
-    """``q, k, v`` through one short convolution; decay and beta a value head; gated output norm."""
+    """``q, k, v`` through one short convolution, a decay and a beta a value head, a gated norm."""
 
     def __init__(self, config: GatedDeltaNetConfig, d_model: int, norm: NormConfig) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class GatedDeltaNet(nn.Module):
         self.use(TORCH)
 
     def use(self, operations: Operations) -> None:
-        """Compute with these; strategies come after."""
+        """Compute with these operations; a strategy may take the place of ``kernel`` later."""
         self.rule = operations.gated_delta
         self.kernel: Kernel = partial(scan, self.rule)
         self.convolve: Convolve = operations.short_conv

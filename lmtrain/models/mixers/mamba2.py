@@ -47,7 +47,7 @@ class Mamba2(nn.Module):
         self.use(TORCH)
 
     def use(self, operations: Operations) -> None:
-        """Compute with these; strategies come after."""
+        """Compute with these operations; a strategy may take the place of ``kernel`` later."""
         self.rule = operations.ssd
         self.kernel: Kernel = partial(scan, self.rule)
         self.convolve: Convolve = operations.short_conv
