@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from backend_cases import (
     rule,
 )
 from cards import DEVICE
+from triton import OutOfResources
 from world import run
 
 from lmtrain.config import compose
@@ -29,7 +31,7 @@ from lmtrain.layout import SequenceLayout
 from lmtrain.models.config import GatedDeltaNetConfig, Mamba2Config, MlpConfig, ModelConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
-from lmtrain.ops import attention_varlen
+from lmtrain.ops import attention_varlen, self_check
 from lmtrain.ops import backend as chooser
 from lmtrain.ops.attention import attend
 from lmtrain.ops.attention_varlen import attend_either, attend_varlen
@@ -356,9 +358,53 @@ def test_one_call_is_for_windows_and_many_lengths(monkeypatch: pytest.MonkeyPatc
     assert taken == ["attend", "attend_varlen", "attend_varlen", "attend", "attend"]
 
 
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The long document of the self-check is three chunks, and is cut after each."""
+    monkeypatch.setattr(self_check, "LONG", SequenceLayout((0, 135), 5, 135))
+    monkeypatch.setattr(
+        "lmtrain.ops.chunk_tables.segment_chunks", lambda x, *_: 1 if len(x) == 1 else None
+    )
+
+
+@pytest.mark.usefixtures("cut")
 @pytest.mark.parametrize("name", RULES)
 def test_right_kernels_pass_their_self_check(name: str) -> None:
     check_kernels(operations(Backend.triton), SIZES[name], DEVICE, torch.float32)
+
+
+@pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize(
+    ("name", "scan"),
+    [
+        ("gated_delta", "lmtrain_kernels.delta_states.enter_segments"),
+        ("gated_delta", "lmtrain_kernels.delta_backward._cosummaries"),
+        ("ssd", "lmtrain_kernels.ssd_segments._enter_pieces"),
+    ],
+)
+def test_a_wrong_state_between_segments_is_refused(
+    name: str, scan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a card would be idle without segments, what links them is checked too."""
+    right = pkgutil.resolve_name(scan)
+    monkeypatch.setattr(scan, lambda *args, **named: 1.2 * right(*args, **named))
+    monkeypatch.setattr(self_check, "LAYOUT", SequenceLayout((0, 7, 9), 5, 9))
+    spoiled = replace(operations(Backend.triton), by=f"{scan}, spoiled")
+    with pytest.raises(RuntimeError, match=f"{scan}, spoiled is wrong"):
+        check_kernels(spoiled, SIZES[name], DEVICE, torch.float32)
+
+
+@pytest.mark.parametrize("value", [64, 128, 256])
+@pytest.mark.parametrize("multiprocessors", [108, 132, 160])
+@pytest.mark.parametrize("name", RULES)
+def test_cards_cut_the_long_document_of_the_self_check(
+    name: str, multiprocessors: int, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmtrain.ops.chunk_tables._multiprocessors", lambda _: multiprocessors)
+    layout = self_check.LONG.to(torch.device("cpu"))
+    v = torch.empty(len(layout), 2, value)
+    table = rule(Backend.triton, name).grid((v, v, v), layout).table
+    assert len(table.segments) > len(table.documents)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -384,6 +430,17 @@ def test_a_wrong_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.startswith("gated_delta by triton, spoiled is wrong on ")
     assert f"torch {torch.__version__}" in told
     assert "ops.backend=torch" in told
+
+
+def test_a_kernel_that_does_not_fit_on_the_card_is_refused_in_a_sentence() -> None:
+    def large(*_: Any, **__: Any) -> Tensor:
+        raise OutOfResources(115_456, 101_376, "shared memory")
+
+    wide = replace(TORCH, short_conv=large, by="large tiles")
+    with pytest.raises(ValueError, match=r"^short_conv by large tiles cannot run on cpu") as told:
+        check_kernels(wide, SIZES["ssd"], torch.device("cpu"), torch.float32)
+    assert "shared memory, Required: 115456, Hardware limit: 101376" in str(told.value)
+    assert str(told.value).endswith("Say ops.backend=torch")
 
 
 @pytest.mark.parametrize("part", ["short_conv", "gate_then_norm"])
