@@ -99,7 +99,7 @@ def _cases(operations: Operations, sizes: Sizes, device: torch.device) -> Iterat
             [draw(t, groups, sizes.key)],
             exact=0,
         )
-    else:
+    elif sizes.norm:
         each = sizes.heads // sizes.groups
         yield Case(
             "gate_then_norm",

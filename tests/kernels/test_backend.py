@@ -36,10 +36,20 @@ from lmtrain.ops import backend as chooser
 from lmtrain.ops.attention import attend
 from lmtrain.ops.attention_varlen import attend_either, attend_varlen
 from lmtrain.ops.backend import TORCH, Sizes, bind, choose, describe, operations
-from lmtrain.ops.config import AttentionKind, Backend, OpsConfig, backend_problems, resolve
+from lmtrain.ops.config import (
+    TRITON_NORM,
+    TRITON_TAPS,
+    TRITON_WIDTHS,
+    AttentionKind,
+    Backend,
+    OpsConfig,
+    backend_problems,
+    resolve,
+)
 from lmtrain.ops.self_check import check_kernels
 from lmtrain.parallelize import rematerialize
 from lmtrain.settings.engine import Remat
+from lmtrain_kernels import gated_norm, short_conv, ssd_tiles
 from lmtrain_kernels.table import LEAST_SEGMENT, segment_chunks
 
 if TYPE_CHECKING:
@@ -298,6 +308,13 @@ def test_a_run_is_refused_before_it_starts(
         "model.gated_deltanet.key_dim=8 is not between 16 and 256, as ops.backend=triton needs: "
         "change it, or say ops.backend=torch"
     ]
+    wide = ("model.pattern=M", "model.mamba2.inner=16384")
+    assert told("ops.backend=triton", *wide) == [
+        "model.mamba2.groups=1 leaves a norm 16384 numbers, and ops.backend=triton takes 8192: "
+        "raise it, or say ops.backend=torch"
+    ]
+    assert told("ops.backend=triton", *wide, "model.mamba2.groups=2") == []
+    assert told("ops.backend=triton", *wide, "model.mamba2.norm=false") == []
     shared = ("parallel.sequence=2", "model.pattern=GA", "train.tokens_per_step=512")
     [problem] = told("ops.backend=reference", *shared)
     assert "say parallel.strategy.G=ulysses, or ops.backend=torch" in problem
@@ -306,6 +323,28 @@ def test_a_run_is_refused_before_it_starts(
     assert problem == "ops.attention=varlen needs CUDA, and there is none: say ops.attention=sdpa"
     [problem] = told("ops.flash=fa3")
     assert "say ops.flash=torch" in problem
+
+
+def test_a_model_is_refused_that_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a checkpoint too, whose shapes no check of a run has seen."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    config = replace(model_config("GM"), gated_deltanet=GatedDeltaNetConfig(conv_width=9))
+    with pytest.raises(ValueError, match="8 taps of ops.backend=triton") as refused:
+        bind(Decoder(config), OpsConfig(backend=Backend.triton), DEVICE, torch.float32)
+    assert str(refused.value).startswith("model.gated_deltanet.conv_width=9 is more than")
+    bind(Decoder(config), OpsConfig(backend=Backend.torch), DEVICE, torch.float32)
+
+
+def test_limits_are_those_of_the_kernels() -> None:
+    assert (TRITON_WIDTHS[0], TRITON_WIDTHS[-1]) == (ssd_tiles.LEAST_WIDTH, ssd_tiles.MOST_WIDTH)
+    assert TRITON_TAPS == short_conv.MOST_TAPS
+    assert TRITON_NORM == gated_norm.MOST_WIDTH_WITH_SKIP
+
+
+def test_mixers_without_a_norm_are_checked_without_one() -> None:
+    spoiled = replace(TORCH, gate_then_norm=None)  # type: ignore[arg-type]
+    sizes = SIZES["ssd"]._replace(norm=False)
+    check_kernels(spoiled, sizes, torch.device("cpu"), torch.float32)
 
 
 def test_the_reference_takes_no_carried_state() -> None:
