@@ -21,6 +21,7 @@ from ssd_cases import (
 from torch import Tensor
 
 from lmtrain_kernels.ssd import cosummary, span_state, ssd
+from lmtrain_kernels.ssd_backward import _splits
 from lmtrain_kernels.ssd_tiles import Shapes
 
 TOLERANCE = 1e-4
@@ -176,3 +177,11 @@ def test_where_a_document_begins_compiles_nothing_again() -> None:
     """A walk of one segment, a walk of those of a document, and their scan."""
     kernels = compiled("ssd_cases", "of_spans", USUAL)
     assert sorted(kernel["name"] for kernel in kernels) == ["_scan", "_walk", "_walk"]
+
+
+@pytest.mark.parametrize(("tokens", "splits"), [(8192, 4), (32768, 1), (512, 8)])
+def test_heads_of_a_group_are_shared_out_where_a_card_would_be_idle(
+    tokens: int, splits: int
+) -> None:
+    """Powers of two just below four programs a multiprocessor are enough of them."""
+    assert _splits(tokens // 64, 32, torch.device("cpu")) == splits
