@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lmtrain.models.pattern import LETTERS
-from lmtrain.ops.config import CARRYING, AttentionKind, Backend, OpsConfig
+from lmtrain.ops.backend import Sizes
+from lmtrain.ops.config import CARRYING, AttentionKind, Backend, OpsConfig, size_problems
 from lmtrain.parallel.shape import AttentionShape, RecurrentShape
 from lmtrain.parallel.strategy import Strategy
 from lmtrain.shapes import shapes
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
     from lmtrain.models.config import ModelConfig
     from lmtrain.parallel.config import ParallelConfig
 
-TRITON_WIDTHS = range(16, 257)
-"""Of heads, in our kernels: a product of tiles needs 16."""
-TRITON_TAPS = 8
-FLASH_QLA_WIDTH = 128
 FLASH_WIDTHS = range(8, 257, 8)
 
 
@@ -53,38 +50,20 @@ def problems(
                     "ops.attention=varlen needs: change it, or say ops.attention=sdpa"
                 )
             continue
-        found += [f"{key}.{problem}" for problem in _widths(backend, shape)]
+        found += size_problems(backend, _sizes(shape, model))
         if parallel.sequence > 1 and backend not in CARRYING:
             found += _carried(backend, letter, parallel)
     return found
 
 
-def _widths(backend: Backend, shape: RecurrentShape) -> list[str]:
-    """Fields of a mixer that its kernels do not take."""
-    if backend not in (Backend.triton, Backend.flash_qla):
-        return []
+def _sizes(shape: RecurrentShape, model: ModelConfig) -> Sizes:
+    """What the mixer of this shape calls its operations with."""
     delta = shape.letter == "G"
-    names = ("key_dim", "value_dim") if delta else ("state_dim", "head_dim")
-    widths = dict(zip(names, (shape.key_dim, shape.value_dim), strict=True))
-    found = [
-        f"{name}={width} is not between 16 and 256, as ops.backend={backend} needs: change it, or "
-        "say ops.backend=torch"
-        for name, width in widths.items()
-        if width not in TRITON_WIDTHS
-    ]
-    if delta and backend is Backend.flash_qla:
-        found = [
-            f"{name}={width} is not 128, which ops.backend=flash_qla needs: change it, or say "
-            "ops.backend=triton"
-            for name, width in widths.items()
-            if width != FLASH_QLA_WIDTH
-        ]
-    if shape.taps > TRITON_TAPS:
-        found.append(
-            f"conv_width={shape.taps} is more than the {TRITON_TAPS} taps of "
-            f"ops.backend={backend}: lower it, or say ops.backend=torch"
-        )
-    return found
+    return Sizes(
+        *("gated_delta" if delta else "ssd", shape.key_heads, shape.heads),
+        *(shape.key_dim, shape.value_dim, shape.taps),
+        norm=delta or model.mamba2.norm,
+    )
 
 
 def _carried(backend: Backend, letter: str, parallel: ParallelConfig) -> list[str]:

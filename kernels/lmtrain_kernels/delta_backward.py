@@ -11,7 +11,16 @@ import triton
 import triton.language as tl
 
 from lmtrain_kernels.delta_states import summarize_segments
-from lmtrain_kernels.dots import add_dot, between, dot, load_numbers, load_tile, piece, store_tile
+from lmtrain_kernels.dots import (
+    add_dot,
+    between,
+    dot,
+    load_numbers,
+    load_tile,
+    padded,
+    piece,
+    store_tile,
+)
 from lmtrain_kernels.tuned import tuned
 
 if TYPE_CHECKING:
@@ -110,7 +119,7 @@ def is_cut(table: ChunkTable) -> bool:
 
 def launch(kernel: str, k: Tensor, value: int) -> dict[str, int]:
     """The launch of a kernel for keys ``k [t, g, kd]`` and values of ``value`` numbers."""
-    sizes = {"key": triton.next_power_of_2(k.shape[2]), "value": triton.next_power_of_2(value)}
+    sizes = {"key": padded(k.shape[2]), "value": padded(value)}
     found = tuned(kernel, k.device, dtype=str(k.dtype).removeprefix("torch."), **sizes)
     blocks = {"BK": sizes["key"], "BV": sizes["value"], "STEP": sizes["key"]}
     return found | {name: min(found[name], n) for name, n in blocks.items() if name in found}
@@ -138,7 +147,7 @@ def _leaving(
         *(transition, local, d_final, leaving, d_initial, table.documents, len(table.documents)),
         H=heads,
         K=key,
-        KP=triton.next_power_of_2(key),
+        KP=padded(key),
         V=value,
         **launched,
     )
@@ -184,7 +193,7 @@ def _states(
         H=heads,
         SHARED=heads // groups,
         K=key,
-        KP=triton.next_power_of_2(key),
+        KP=padded(key),
         V=value,
         C=table.size,
         LEAVING=mode,

@@ -25,7 +25,7 @@ from lmtrain_kernels.delta_states import (
     segment_bounds,
     summarize_segments,
 )
-from lmtrain_kernels.dots import add_dot, dot, load_numbers, load_tile, store_tile
+from lmtrain_kernels.dots import add_dot, dot, load_numbers, load_tile, padded, store_tile
 from lmtrain_kernels.tuned import tuned
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def walk(
     (groups, key), (heads, value) = k.shape[1:], v.shape[1:]
     out, final = torch.empty_like(v), k.new_empty(heads, key, value, dtype=torch.float32)
     entered = len(entering) if entering is not None and entering.dim() == 4 else 1
-    launch = tuned("delta_forward", k.device, key=triton.next_power_of_2(key))
-    block = min(launch.pop("BLOCK"), max(16, triton.next_power_of_2(value)))
+    launch = tuned("delta_forward", k.device, key=padded(key))
+    block = min(launch.pop("BLOCK"), padded(value))
     _walk_outputs[(len(table.segments) * heads * triton.cdiv(value, block),)](
         *(q, k, v, beta, total, inverse, scores, table.chunks, table.segments),
         *(entering, entered, out, final),
@@ -120,7 +120,7 @@ def walk(
         KEY=key,
         VALUE=value,
         C=table.size,
-        TILE=max(16, triton.next_power_of_2(key)),
+        TILE=padded(key),
         BLOCK=block,
         **launch,
     )

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lmtrain_kernels.dots import add_dot, between, load_numbers, load_tile, store_tile
+from lmtrain_kernels.dots import add_dot, between, load_numbers, load_tile, padded, store_tile
 from lmtrain_kernels.tuned import tuned
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def outputs(
     (groups, key), (heads, value) = q.shape[1:], written.shape[1:]
     out = torch.empty_like(written)
     launch = tuned("delta_outputs", q.device, dtype=str(q.dtype).removeprefix("torch."))
-    block = min(launch.pop("VALUE_BLOCK"), max(16, triton.next_power_of_2(value)))
+    block = min(launch.pop("VALUE_BLOCK"), padded(value))
     _outputs[(len(table.chunks) * heads * triton.cdiv(value, block),)](
         *(q, k, total, states, written, table.chunks, out),
         HEADS=heads,
@@ -48,7 +48,7 @@ def outputs(
         KEY=key,
         VALUE=value,
         C=table.size,
-        KEY_BLOCK=min(launch.pop("KEY_BLOCK"), max(16, triton.next_power_of_2(key))),
+        KEY_BLOCK=min(launch.pop("KEY_BLOCK"), padded(key)),
         VALUE_BLOCK=block,
         **launch,
     )

@@ -23,6 +23,7 @@ from lmtrain_kernels.dots import (
     dot,
     load_numbers,
     load_tile,
+    padded,
     store_numbers,
     store_tile,
 )
@@ -150,8 +151,8 @@ def _launch(
         KEY=key,
         VALUE=value,
         C=table.size,
-        KEY_BLOCK=min(block, max(16, triton.next_power_of_2(key))),
-        VALUE_BLOCK=min(block, max(16, triton.next_power_of_2(value))),
+        KEY_BLOCK=min(block, padded(key)),
+        VALUE_BLOCK=min(block, padded(value)),
         SOLVE=solve,
         **launch,
     )

@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lmtrain_kernels.dots import add_dot, load_numbers, load_tile, piece, store_tile
+from lmtrain_kernels.dots import add_dot, load_numbers, load_tile, padded, piece, store_tile
 from lmtrain_kernels.tuned import tuned
 
 if TYPE_CHECKING:
@@ -150,15 +150,15 @@ def _scan(
     like = transition if state is None else state
     _, heads, key, value = like.shape
     entering, final = torch.empty_like(like), like.new_empty(heads, key, value)
-    launch = tuned("delta_scan", like.device, key=triton.next_power_of_2(key))
-    launch["BLOCK"] = min(launch["BLOCK"], max(16, triton.next_power_of_2(value)))
+    launch = tuned("delta_scan", like.device, key=padded(key))
+    launch["BLOCK"] = min(launch["BLOCK"], padded(value))
     documents, blocks = len(table.documents), triton.cdiv(value, launch["BLOCK"])
     _scan_segments[((1 if last else documents) * heads * blocks,)](
         *(transition, state, table.documents, documents, initial, entering, final),
         HEADS=heads,
         KEY=key,
         VALUE=value,
-        TILE=max(16, triton.next_power_of_2(key)),
+        TILE=padded(key),
         LAST=last,
         **launch,
     )
@@ -169,15 +169,15 @@ def _launch(kernel: str, k: Tensor, prepared: Prepared) -> dict[str, Any]:
     """Constants of a kernel that walks segments."""
     (_, heads, key), value = prepared.w.shape, prepared.u.shape[2]
     dtype = str(k.dtype).removeprefix("torch.")
-    launch = tuned(kernel, k.device, dtype=dtype, key=triton.next_power_of_2(key))
-    launch["BLOCK"] = min(launch["BLOCK"], max(16, triton.next_power_of_2(value)))
+    launch = tuned(kernel, k.device, dtype=dtype, key=padded(key))
+    launch["BLOCK"] = min(launch["BLOCK"], padded(value))
     return launch | {
         "HEADS": heads,
         "SHARED": heads // k.shape[1],
         "KEY": key,
         "VALUE": value,
         "C": prepared.inverse.shape[2],
-        "TILE": max(16, triton.next_power_of_2(key)),
+        "TILE": padded(key),
     }
 
 

@@ -11,6 +11,11 @@ from triton import knobs
 INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 
+def padded(width: int) -> int:
+    """What a width of keys or values fills in registers: a product of tiles needs 16."""
+    return max(16, triton.next_power_of_2(width))
+
+
 @triton.jit
 def dot(a, b):
     """``a @ b`` in fp32: exact products of fp32 operands, tensor cores for 16-bit ones."""

@@ -84,7 +84,7 @@ def backward(
 
 def _splits(programs: int, shared: int, device: torch.device) -> int:
     """Parts that the heads of a group are cut into, so that all multiprocessors have work."""
-    splits, wanted = 1, 4 * multiprocessors(device)
+    splits, wanted = 1, 3 * multiprocessors(device)
     while programs * splits < wanted and shared % (2 * splits * LEAST_SHARE) == 0:
         splits *= 2
     return splits

@@ -165,7 +165,10 @@ def _launch(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["entered"])
+@triton.jit(
+    do_not_specialize=["entered"],
+    do_not_specialize_on_alignment=["bounds", "segments"],  # a row of a table: 8 bytes
+)
 def _walk(
     x,
     y,
@@ -262,7 +265,10 @@ def _launch_scan(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["edge_document"])
+@triton.jit(
+    do_not_specialize=["edge_document"],
+    do_not_specialize_on_alignment=["documents"],
+)
 def _scan(
     transition,
     state,

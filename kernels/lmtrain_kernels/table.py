@@ -66,14 +66,14 @@ def segment_chunks(
     """The most chunks of a segment so that a launch has about ``wanted`` programs, or None.
 
     ``programs`` are the programs of one segment (heads times blocks of a state). Documents are cut
-    only where ``wanted`` leaves room for ``worth`` segments of each, since a cut is paid for with
-    summaries; no segment is shorter than ``LEAST_SEGMENT``.
+    only where ``wanted`` leaves the longest of them ``worth`` segments, since a cut is paid for
+    with summaries; no segment is shorter than ``LEAST_SEGMENT``.
     """
     segments = wanted // programs
-    if segments < worth * len(lengths):
+    counts = [-(-length // size) for length in lengths]
+    if segments < 2 or segments * max(counts) < worth * sum(counts):
         return None
-    chunks = sum(-(-length // size) for length in lengths)
-    return max(LEAST_SEGMENT, -(-chunks // segments))
+    return max(LEAST_SEGMENT, -(-sum(counts) // segments))
 
 
 def _cut(starts: NDArray[np.int64], stops: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import torch
 
 from lmtrain.ops.attention import attend
-from lmtrain.ops.config import AttentionKind, Backend, FlashKind, OpsConfig, resolve
+from lmtrain.ops.config import (
+    AttentionKind,
+    Backend,
+    FlashKind,
+    OpsConfig,
+    resolve,
+    size_problems,
+)
 from lmtrain.ops.conv import short_conv
 from lmtrain.ops.gated_delta import GatedDelta
 from lmtrain.ops.kernel import Attend, Convolve, GateThenNorm, L2Norm, NormThenGate
@@ -62,6 +69,8 @@ class Sizes(NamedTuple):
     value: int
     taps: int
     """Of the short convolution."""
+    norm: bool = True
+    """Whether a gated norm follows."""
 
 
 @runtime_checkable
@@ -89,17 +98,19 @@ def bind(model: nn.Module, config: OpsConfig, device: torch.device, dtype: torch
         dtype: of its activations.
 
     Raises:
-        ValueError: what is asked for cannot run on this device.
+        ValueError: what is asked for cannot run on this device, or not with these mixers.
         RuntimeError: a kernel disagrees with the reference.
     """
     chosen = choose(config, device)
     mixers = [module for module in model.modules() if isinstance(module, Mixer)]
+    called = dict.fromkeys(sizes for mixer in mixers if (sizes := mixer.sizes()) is not None)
+    if problems := [p for sizes in called for p in size_problems(chosen.backend, sizes)]:
+        raise ValueError(" ".join(problems))
     if device.type == "cuda" and chosen.backend not in (Backend.torch, Backend.reference):
         from lmtrain.ops.self_check import check_kernels
 
-        for sizes in dict.fromkeys(mixer.sizes() for mixer in mixers):
-            if sizes is not None:
-                check_kernels(chosen, sizes, device, dtype)
+        for sizes in called:
+            check_kernels(chosen, sizes, device, dtype)
     if config.flash is not FlashKind.torch:
         _activate(config.flash)
     for mixer in mixers:

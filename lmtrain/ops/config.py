@@ -6,6 +6,10 @@ import os
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lmtrain.ops.backend import Sizes
 
 
 class Backend(StrEnum):
@@ -37,6 +41,12 @@ class FlashKind(StrEnum):
 
 CARRYING = (Backend.torch, Backend.triton)
 """Backends whose recurrences can take a state from another process."""
+TRITON_WIDTHS = range(16, 257)
+"""Of heads, in our kernels: a product of tiles needs 16."""
+TRITON_TAPS = 8
+TRITON_NORM = 8192
+"""Widest row of a norm behind a gate and a skip, which is Mamba-2's."""
+FLASH_QLA_WIDTH = 128
 LEAST_CAPABILITY = {Backend.triton: 80, Backend.fla: 80, Backend.flash_qla: 90}
 """Compute capability of the card, times ten, from which on they run."""
 _PACKAGES = {
@@ -44,6 +54,8 @@ _PACKAGES = {
     Backend.fla: ("fla", "pip install 'lmtrain[fla]'"),
     Backend.flash_qla: ("flash_qla", "pip install 'lmtrain[flash_qla]'"),
 }
+_GATED_DELTANET = "model.gated_deltanet", "key_dim", "value_dim"
+_MAMBA2 = "model.mamba2", "state_dim", "head_dim"
 _FLASH_PACKAGES = {
     FlashKind.fa3: ("flash_attn_interface", "install FlashAttention 3"),
     FlashKind.fa4: ("flash_attn.cute", "install FlashAttention 4"),
@@ -118,6 +130,40 @@ def backend_problems(backend: Backend, capability: int | None) -> list[str]:
             "say ops.backend=torch"
         ]
     return []
+
+
+def size_problems(backend: Backend, sizes: Sizes) -> list[str]:
+    """Why its kernels do not take a mixer, each a sentence with key, value and remedy."""
+    if backend not in (Backend.triton, Backend.flash_qla):
+        return []
+    delta = sizes.rule == "gated_delta"
+    model, key, value = _GATED_DELTANET if delta else _MAMBA2
+    widths = {f"{model}.{key}": sizes.key, f"{model}.{value}": sizes.value}
+    found = [
+        f"{name}={width} is not between 16 and 256, as ops.backend={backend} needs: change it, or "
+        "say ops.backend=torch"
+        for name, width in widths.items()
+        if width not in TRITON_WIDTHS
+    ]
+    if delta and backend is Backend.flash_qla:
+        found = [
+            f"{name}={width} is not 128, which ops.backend=flash_qla needs: change it, or say "
+            "ops.backend=triton"
+            for name, width in widths.items()
+            if width != FLASH_QLA_WIDTH
+        ]
+    if sizes.taps > TRITON_TAPS:
+        found.append(
+            f"{model}.conv_width={sizes.taps} is more than the {TRITON_TAPS} taps of "
+            f"ops.backend={backend}: lower it, or say ops.backend=torch"
+        )
+    row = sizes.heads // sizes.groups * sizes.value
+    if sizes.norm and not delta and row > TRITON_NORM:
+        found.append(
+            f"{model}.groups={sizes.groups} leaves a norm {row} numbers, and ops.backend={backend} "
+            f"takes {TRITON_NORM}: raise it, or say ops.backend=torch"
+        )
+    return found
 
 
 def interpreted() -> bool:

@@ -7,7 +7,7 @@ the head sizes of the model: a few tokens in packed documents, computed once mor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -26,6 +26,9 @@ TOLERANCE = {torch.float32: (1e-3, 1e-3), torch.bfloat16: (2e-2, 3e-2), torch.fl
 """Of outputs and of gradients: norm of the error over the norm of what is right."""
 LAYOUT = SequenceLayout((0, 25, 175, 176, 196), 5, 196)
 """A span that continues a document, holds a long one and a single token."""
+LONG = SequenceLayout((0, 605), 5, 605)
+"""A span so long that a card would be idle: kernels cut its document into segments, and link them.
+"""
 
 Function: TypeAlias = "Callable[..., tuple[Tensor, ...]]"
 
@@ -49,35 +52,28 @@ def check_kernels(
 
     Raises:
         RuntimeError: one disagrees with the reference.
+        ValueError: one does not compile, or does not fit on the card.
     """
-    for case in _cases(operations, sizes, LAYOUT.to(device)):
-        if wrong := _disagreement(case, device, dtype):
+    versions = f"({sizes}, torch {torch.__version__}{_triton()}). Say ops.backend=torch"
+    for case in _cases(operations, sizes, device):
+        by = f"{case.name} by {operations.by}"
+        try:
+            wrong = _disagreement(case, device, dtype)
+        except _refusals() as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"{by} cannot run on {_name(device)}: {reason} {versions}") from error
+        if wrong:
             raise RuntimeError(
-                f"{case.name} by {operations.by} is wrong on {_name(device)}: {wrong} "
-                f"({sizes}, torch {torch.__version__}{_triton()}). Say ops.backend=torch, and "
-                "report these versions."
+                f"{by} is wrong on {_name(device)}: {wrong} {versions}, and report these versions."
             )
 
 
-def _cases(operations: Operations, sizes: Sizes, layout: SequenceLayout) -> Iterator[Case]:
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    generator, t = torch.Generator().manual_seed(0), len(layout)
-    groups = min(2, sizes.groups)
+def _cases(operations: Operations, sizes: Sizes, device: torch.device) -> Iterator[Case]:
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    groups, t, layout = min(2, sizes.groups), len(LAYOUT), LAYOUT.to(device)
     heads = groups * min(2, sizes.heads // sizes.groups)
-    q, k = (F.normalize(draw(t, groups, sizes.key), dim=-1) for _ in "qk")
-    v, initial = draw(t, heads, sizes.value), 0.2 * draw(heads, sizes.key, sizes.value)
-    decay = -0.3 * draw(t, heads).square()
-    beta = [2 * draw(t, heads).sigmoid()] if sizes.rule == "gated_delta" else []
-    rule, naive = getattr(operations, sizes.rule), getattr(reference, sizes.rule)
-    yield Case(
-        sizes.rule,
-        lambda *x: rule.scan(x[:-1], layout, x[-1]),
-        lambda *x: naive(*x[:-1], layout=LAYOUT, initial=x[-1]),
-        [q, k, v, decay, *beta, initial],
-        exact=2 + len(beta),
-    )
+    yield _recurrence(operations, sizes, draw, LAYOUT, device, groups=groups)
+    yield _recurrence(operations, sizes, draw, LONG, device, groups=1, pace=0.01, initial=1.0)
 
     channels = 2 * groups * sizes.key + heads * sizes.value
     yield Case(
@@ -103,7 +99,7 @@ def _cases(operations: Operations, sizes: Sizes, layout: SequenceLayout) -> Iter
             [draw(t, groups, sizes.key)],
             exact=0,
         )
-    else:
+    elif sizes.norm:
         each = sizes.heads // sizes.groups
         yield Case(
             "gate_then_norm",
@@ -115,6 +111,37 @@ def _cases(operations: Operations, sizes: Sizes, layout: SequenceLayout) -> Iter
             ],
             exact=2,
         )
+
+
+def _recurrence(
+    operations: Operations,
+    sizes: Sizes,
+    draw: Callable[..., Tensor],
+    layout: SequenceLayout,
+    device: torch.device,
+    *,
+    groups: int,
+    pace: float = 1.0,
+    initial: float = 0.2,
+) -> Case:
+    """A scan of a row.
+
+    At a ``pace`` well below 1 a token changes little, so that what entered a segment of ``LONG``
+    still weighs when it leaves: else no error there would be seen.
+    """
+    t, heads, there = len(layout), groups * min(2, sizes.heads // sizes.groups), layout.to(device)
+    q, k = (F.normalize(draw(t, groups, sizes.key), dim=-1) for _ in "qk")
+    v, entering = draw(t, heads, sizes.value), initial * draw(heads, sizes.key, sizes.value)
+    decay = -0.3 * pace * draw(t, heads).square()
+    beta = [2 * pace * draw(t, heads).sigmoid()] if sizes.rule == "gated_delta" else []
+    rule, naive = getattr(operations, sizes.rule), getattr(reference, sizes.rule)
+    return Case(
+        sizes.rule,
+        lambda *x: rule.scan(x[:-1], there, x[-1]),
+        lambda *x: naive(*x[:-1], layout=layout, initial=x[-1]),
+        [q, k, v, decay, *beta, entering],
+        exact=2 + len(beta),
+    )
 
 
 def _disagreement(case: Case, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -143,6 +170,15 @@ def _disagreement(case: Case, device: torch.device, dtype: torch.dtype) -> str |
 
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What Triton raises for a kernel that does not compile, or asks for more than a card has."""
+    if find_spec("triton") is None:
+        return ()
+    from triton.errors import TritonError
+
+    return (TritonError,)
 
 
 def _triton() -> str:

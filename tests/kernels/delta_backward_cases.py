@@ -24,6 +24,7 @@ def fp32() -> None:
     """Which uses no tensor cores but for the states of segments."""
     call(torch.float32, 128, 128)
     call(torch.float32, 64, 64, cut=False)
+    call(torch.float32, 8, 8)  # which products of tiles have to be padded for
 
 
 def call(dtype: torch.dtype, key: int, value: int, *, cut: bool = True) -> None:

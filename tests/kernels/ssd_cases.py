@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmtrain.layout import SequenceLayout
 from lmtrain.ops import reference
-from lmtrain_kernels.ssd import backward, forward
+from lmtrain_kernels.ssd import backward, forward, span_state
 from lmtrain_kernels.table import ChunkTable
 
 
@@ -143,3 +143,12 @@ def launch(key: int, value: int, dtype: torch.dtype) -> None:
     initial = torch.zeros(8, key, value)
     entering = forward(q, q, v, decay, chunks, initial).entering
     backward(q, q, v, decay, v, chunks, entering, initial)
+
+
+def of_spans() -> None:
+    """Summaries of whole documents and of cut ones, which begin at even and at odd places."""
+    k, v, decay = torch.zeros(256, 1, 64), torch.zeros(256, 2, 64), torch.zeros(256, 2)
+    for lengths in ((100, 156), (60, 40, 156)):
+        for segment in (None, 1):
+            chunks = ChunkTable.build(lengths, 64, segment=segment)
+            span_state(k, v, decay, chunks, alive=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from backend_cases import (
     rule,
 )
 from cards import DEVICE
+from triton import OutOfResources
 from world import run
 
 from lmtrain.config import compose
@@ -29,15 +31,25 @@ from lmtrain.layout import SequenceLayout
 from lmtrain.models.config import GatedDeltaNetConfig, Mamba2Config, MlpConfig, ModelConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
-from lmtrain.ops import attention_varlen
+from lmtrain.ops import attention_varlen, self_check
 from lmtrain.ops import backend as chooser
 from lmtrain.ops.attention import attend
 from lmtrain.ops.attention_varlen import attend_either, attend_varlen
 from lmtrain.ops.backend import TORCH, Sizes, bind, choose, describe, operations
-from lmtrain.ops.config import AttentionKind, Backend, OpsConfig, backend_problems, resolve
+from lmtrain.ops.config import (
+    TRITON_NORM,
+    TRITON_TAPS,
+    TRITON_WIDTHS,
+    AttentionKind,
+    Backend,
+    OpsConfig,
+    backend_problems,
+    resolve,
+)
 from lmtrain.ops.self_check import check_kernels
 from lmtrain.parallelize import rematerialize
 from lmtrain.settings.engine import Remat
+from lmtrain_kernels import gated_norm, short_conv, ssd_tiles
 from lmtrain_kernels.table import LEAST_SEGMENT, segment_chunks
 
 if TYPE_CHECKING:
@@ -102,6 +114,10 @@ def test_triton_phases_go_through_segments(name: str, monkeypatch: pytest.Monkey
         ([8192] * 8, 4, 4, 32),
         ([8192] * 9, 4, 4, None),
         ([100], 200, 2, None),
+        ([30768] + [200] * 10, 16, 4, 66),  # the longest would walk on alone
+        ([7592, 300, 300], 16, 4, 17),
+        ([4096, 4096], 16, 4, 16),
+        ([2731, 2731, 2730], 16, 4, None),
     ],
 )
 def test_documents_are_cut_where_a_card_of_132_multiprocessors_has_room(
@@ -292,6 +308,13 @@ def test_a_run_is_refused_before_it_starts(
         "model.gated_deltanet.key_dim=8 is not between 16 and 256, as ops.backend=triton needs: "
         "change it, or say ops.backend=torch"
     ]
+    wide = ("model.pattern=M", "model.mamba2.inner=16384")
+    assert told("ops.backend=triton", *wide) == [
+        "model.mamba2.groups=1 leaves a norm 16384 numbers, and ops.backend=triton takes 8192: "
+        "raise it, or say ops.backend=torch"
+    ]
+    assert told("ops.backend=triton", *wide, "model.mamba2.groups=2") == []
+    assert told("ops.backend=triton", *wide, "model.mamba2.norm=false") == []
     shared = ("parallel.sequence=2", "model.pattern=GA", "train.tokens_per_step=512")
     [problem] = told("ops.backend=reference", *shared)
     assert "say parallel.strategy.G=ulysses, or ops.backend=torch" in problem
@@ -300,6 +323,28 @@ def test_a_run_is_refused_before_it_starts(
     assert problem == "ops.attention=varlen needs CUDA, and there is none: say ops.attention=sdpa"
     [problem] = told("ops.flash=fa3")
     assert "say ops.flash=torch" in problem
+
+
+def test_a_model_is_refused_that_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a checkpoint too, whose shapes no check of a run has seen."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    config = replace(model_config("GM"), gated_deltanet=GatedDeltaNetConfig(conv_width=9))
+    with pytest.raises(ValueError, match="8 taps of ops.backend=triton") as refused:
+        bind(Decoder(config), OpsConfig(backend=Backend.triton), DEVICE, torch.float32)
+    assert str(refused.value).startswith("model.gated_deltanet.conv_width=9 is more than")
+    bind(Decoder(config), OpsConfig(backend=Backend.torch), DEVICE, torch.float32)
+
+
+def test_limits_are_those_of_the_kernels() -> None:
+    assert (TRITON_WIDTHS[0], TRITON_WIDTHS[-1]) == (ssd_tiles.LEAST_WIDTH, ssd_tiles.MOST_WIDTH)
+    assert TRITON_TAPS == short_conv.MOST_TAPS
+    assert TRITON_NORM == gated_norm.MOST_WIDTH_WITH_SKIP
+
+
+def test_mixers_without_a_norm_are_checked_without_one() -> None:
+    spoiled = replace(TORCH, gate_then_norm=None)  # type: ignore[arg-type]
+    sizes = SIZES["ssd"]._replace(norm=False)
+    check_kernels(spoiled, sizes, torch.device("cpu"), torch.float32)
 
 
 def test_the_reference_takes_no_carried_state() -> None:
@@ -352,9 +397,53 @@ def test_one_call_is_for_windows_and_many_lengths(monkeypatch: pytest.MonkeyPatc
     assert taken == ["attend", "attend_varlen", "attend_varlen", "attend", "attend"]
 
 
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The long document of the self-check is three chunks, and is cut after each."""
+    monkeypatch.setattr(self_check, "LONG", SequenceLayout((0, 135), 5, 135))
+    monkeypatch.setattr(
+        "lmtrain.ops.chunk_tables.segment_chunks", lambda x, *_: 1 if len(x) == 1 else None
+    )
+
+
+@pytest.mark.usefixtures("cut")
 @pytest.mark.parametrize("name", RULES)
 def test_right_kernels_pass_their_self_check(name: str) -> None:
     check_kernels(operations(Backend.triton), SIZES[name], DEVICE, torch.float32)
+
+
+@pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize(
+    ("name", "scan"),
+    [
+        ("gated_delta", "lmtrain_kernels.delta_states.enter_segments"),
+        ("gated_delta", "lmtrain_kernels.delta_backward._cosummaries"),
+        ("ssd", "lmtrain_kernels.ssd_segments._enter_pieces"),
+    ],
+)
+def test_a_wrong_state_between_segments_is_refused(
+    name: str, scan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a card would be idle without segments, what links them is checked too."""
+    right = pkgutil.resolve_name(scan)
+    monkeypatch.setattr(scan, lambda *args, **named: 1.2 * right(*args, **named))
+    monkeypatch.setattr(self_check, "LAYOUT", SequenceLayout((0, 7, 9), 5, 9))
+    spoiled = replace(operations(Backend.triton), by=f"{scan}, spoiled")
+    with pytest.raises(RuntimeError, match=f"{scan}, spoiled is wrong"):
+        check_kernels(spoiled, SIZES[name], DEVICE, torch.float32)
+
+
+@pytest.mark.parametrize("value", [64, 128, 256])
+@pytest.mark.parametrize("multiprocessors", [108, 132, 160])
+@pytest.mark.parametrize("name", RULES)
+def test_cards_cut_the_long_document_of_the_self_check(
+    name: str, multiprocessors: int, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmtrain.ops.chunk_tables._multiprocessors", lambda _: multiprocessors)
+    layout = self_check.LONG.to(torch.device("cpu"))
+    v = torch.empty(len(layout), 2, value)
+    table = rule(Backend.triton, name).grid((v, v, v), layout).table
+    assert len(table.segments) > len(table.documents)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -380,6 +469,17 @@ def test_a_wrong_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.startswith("gated_delta by triton, spoiled is wrong on ")
     assert f"torch {torch.__version__}" in told
     assert "ops.backend=torch" in told
+
+
+def test_a_kernel_that_does_not_fit_on_the_card_is_refused_in_a_sentence() -> None:
+    def large(*_: Any, **__: Any) -> Tensor:
+        raise OutOfResources(115_456, 101_376, "shared memory")
+
+    wide = replace(TORCH, short_conv=large, by="large tiles")
+    with pytest.raises(ValueError, match=r"^short_conv by large tiles cannot run on cpu") as told:
+        check_kernels(wide, SIZES["ssd"], torch.device("cpu"), torch.float32)
+    assert "shared memory, Required: 115456, Hardware limit: 101376" in str(told.value)
+    assert str(told.value).endswith("Say ops.backend=torch")
 
 
 @pytest.mark.parametrize("part", ["short_conv", "gate_then_norm"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ahead_of_time import compiled, problems
-from cards import DEVICE, each_card
+from cards import DEVICE, USUAL, each_card
 from ssd_cases import (
     CASES,
     Case,
@@ -21,6 +21,7 @@ from ssd_cases import (
 from torch import Tensor
 
 from lmtrain_kernels.ssd import cosummary, span_state, ssd
+from lmtrain_kernels.ssd_backward import _splits
 from lmtrain_kernels.ssd_tiles import Shapes
 
 TOLERANCE = 1e-4
@@ -169,3 +170,18 @@ def test_refuses_what_it_cannot_do() -> None:
 def test_compiles_ahead_of_time(function: str, card: int) -> None:
     cores = TENSOR_CORES if function == "of_bf16" else frozenset()
     assert not problems(compiled("ssd_cases", function, card), tensor_cores=cores)
+
+
+@pytest.mark.slow
+def test_where_a_document_begins_compiles_nothing_again() -> None:
+    """A walk of one segment, a walk of those of a document, and their scan."""
+    kernels = compiled("ssd_cases", "of_spans", USUAL)
+    assert sorted(kernel["name"] for kernel in kernels) == ["_scan", "_walk", "_walk"]
+
+
+@pytest.mark.parametrize(("tokens", "splits"), [(8192, 4), (32768, 1), (512, 8)])
+def test_heads_of_a_group_are_shared_out_where_a_card_would_be_idle(
+    tokens: int, splits: int
+) -> None:
+    """Powers of two just below four programs a multiprocessor are enough of them."""
+    assert _splits(tokens // 64, 32, torch.device("cpu")) == splits

@@ -57,7 +57,7 @@ class Mamba2(nn.Module):
         """What its operations are called with."""
         c = self.config
         width = self.inner // self.heads
-        return Sizes("ssd", c.groups, self.heads, c.state_dim, width, c.conv_width)
+        return Sizes("ssd", c.groups, self.heads, c.state_dim, width, c.conv_width, c.norm)
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out."""
