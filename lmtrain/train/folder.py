@@ -163,14 +163,18 @@ class RunFolder:
 
 def _go_on(state: State, config: RunConfig, build: Callable[[Sequence[Past]], Plan]) -> Plan:
     """The plan that was followed, or with resume.replan the one that goes on from it."""
-    plan = build(state.plans)
-    if plan.hash == state.plan:
-        return plan
-    if not config.resume.replan:
-        raise ValueError(
-            f"{plan.differences(state.identity)[0]}: set it back, or say resume.replan=true to use "
-            "what is left in another way"
-        )
+    try:
+        plan = build(state.plans)
+        if plan.hash == state.plan:
+            return plan
+        if not config.resume.replan:
+            raise ValueError(
+                f"{plan.differences(state.identity)[0]}: set it back, or say resume.replan=true "
+                "to use what is left in another way"
+            )
+    except ValueError:  # what is asked for now need not have been possible from the start
+        if not config.resume.replan:
+            raise
     return build([*state.plans, state.last])
 
 

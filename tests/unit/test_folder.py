@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import pytest
 from lmtrain.config import RunConfig, compose, read, to_yaml
 from lmtrain.settings.optim import OptimConfig
 from lmtrain.settings.run import RunSection
+from lmtrain.train.checkpoint import State
 from lmtrain.train.folder import RunFolder
 from lmtrain.train.manifest import Manifest
 from lmtrain.train.opening import open_run
@@ -68,18 +69,21 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file" / "run").claimed().__enter__()
 
 
-@pytest.fixture
-def begun(tiny: list[str], tmp_path: Path) -> RunConfig:
-    """A run with a checkpoint at step 5, of which only what `resume` reads is there."""
-    config = compose([*tiny, f"run.dir={tmp_path}/run"])
+def begin(config: RunConfig) -> RunConfig:
+    """Leave the checkpoint of a run at step 5, of which only what `resume` reads is there."""
     opened = open_run(config)
-    step = tmp_path / "run" / "checkpoints" / "step_00000005"
+    step = opened.folder.checkpoints / "step_00000005"
     step.mkdir(parents=True)
     (step / "config.yaml").write_text(to_yaml(opened.config))
-    state = {"step": 5, "plan": opened.plan.hash, "identity": opened.plan.identity, "format": 2}
-    (step / "state.json").write_text(json.dumps(state))
+    (step / "state.json").write_text(json.dumps(asdict(State.of(5, opened.plan, {}))))
     Manifest.of(step, list(step.iterdir())).write(step / "manifest.json")
     return config
+
+
+@pytest.fixture
+def begun(tiny: list[str], tmp_path: Path) -> RunConfig:
+    """A run with a checkpoint at step 5."""
+    return begin(compose([*tiny, f"run.dir={tmp_path}/run"]))
 
 
 def test_a_finished_run_is_not_begun_anew(begun: RunConfig) -> None:
@@ -120,3 +124,20 @@ def test_another_run_is_refused_by_its_key(
         values = replace(begun.optim, lr=0.5)
     with pytest.raises(ValueError, match=f"step_00000005 cannot continue: .*{words}"):
         open_run(replace(begun, **{section: values}))
+
+
+def test_weights_that_only_the_rest_of_a_run_allows_are_planned_anew(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    [path] = [word.removeprefix("data.source=") for word in tiny if "data.source=" in word]
+    words = [*(word for word in tiny if "data.source=" not in word), f"run.dir={tmp_path}/run"]
+    words += [f"+data.sources.{name}.path={path}" for name in "ab"]
+    words += ["+data.sources.a.weight=1e-2"]
+    begun = begin(compose(words))
+    held = int(open_run(begun).plan.mixture.tokens[0].sum())
+    more = [*words, "++data.sources.a.weight=1e2", f"+data.sources.a.max_repetition={1500 / held}"]
+    with pytest.raises(ValueError, match=r"more than data\.sources\.a\.max_repetition"):
+        open_run(compose(more))
+    plan = open_run(compose([*more, "resume.replan=true"])).plan
+    assert plan.first_step == 5
+    assert plan.given(8)["a"] > 0.9
