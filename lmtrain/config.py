@@ -93,22 +93,26 @@ class RunConfig:
             *self._budget(),
             *self.train.check(),
             *self._spending(),
-            *self.distill.check(
-                steps=self.train.steps,
-                weights=self.run.weights,
-                engine=self.engine,
-                world=world_size,
-            ),
+            *self.distill.check(weights=self.run.weights, engine=self.engine, world=world_size),
             *self.validation.check(),
             *self.checkpoint.check(),
             *self.faults.check(self.checkpoint.every),
-            *self.logging.check(self.train.steps, self.engine.kind),
+            *self.logging.check(self.engine.kind),
+            *([] if self.budget.said else self.check_steps()),
             *self.samples.check(),
             *self._scores(world_size),
             *self.launch.check(),
             *check_claims(self.findings),
             *self._row(world_size),
             *self.run.check(),
+        ]
+
+    def check_steps(self) -> list[str]:
+        """What does not lie within the run; asked when a budget has decided its steps."""
+        steps, decided = self.train.steps, self.budget.decided(self.train.steps)
+        return [
+            *self.distill.check_steps(steps, decided),
+            *self.logging.check_steps(steps, decided),
         ]
 
     def spelled(self) -> Self:

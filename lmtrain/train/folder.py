@@ -181,9 +181,8 @@ def _go_on(state: State, config: RunConfig, build: Callable[[Sequence[Past]], Pl
 def _require_same(state: State, old: RunConfig, new: RunConfig) -> None:
     problems = _differences(old, new)
     if state.step > new.train.steps:
-        problems.append(
-            f"train.steps={new.train.steps} lies before its step {state.step}: raise it"
-        )
+        decided = new.budget.decided(new.train.steps)
+        problems.append(f"{decided} lies before its step {state.step}: raise it")
     if problems:
         raise ValueError(problems[0])
 

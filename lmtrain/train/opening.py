@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmtrain.config import RunConfig
+from lmtrain.config import RunConfig, require
 from lmtrain.data.loader import Loader
 from lmtrain.data.plan import Plan
 from lmtrain.data.sources import Corpus, open_data, open_validation
@@ -121,6 +121,8 @@ def open_run(
         pace = pace or folder.pace()
     config = config.resolved(store.vocab_size)
     config = affordable(config, lambda steps: plan_of(steps=steps), pace)
+    if config.budget.hours is None or pace:
+        require(config.check_steps())
 
     def build(past: Sequence[Past]) -> Plan:
         return plan_of(steps=config.train.steps, past=past)

@@ -78,9 +78,12 @@ def test_what_was_spent_is_what_the_report_counts(run: Run, words: list[str]) ->
         (["budget.hours=2", "train.steps=7"], "train.steps=7 and budget.hours both decide"),
         (["budget.flops=1e9", "resume.replan=true"], "cannot foresee data.skip_steps or resume"),
         (["budget.hours=1", "data.skip_steps=[[1,2]]"], "budget.hours=1 cannot foresee data.skip"),
-        (
-            ["budget.hours=1", "distill.teacher=there", "distill.logits_steps=1"],
-            "budget.hours=1 cannot foresee the stages of distill.teacher",
+        *(
+            (
+                [f"budget.{what}=1e12", "distill.teacher=there", "distill.logits_steps=1"],
+                f"budget.{what}=1e+12 cannot foresee the stages of distill.teacher",
+            )
+            for what in ("hours", "flops")
         ),
     ],
 )
@@ -93,3 +96,21 @@ def test_a_budget_that_is_none_is_refused(words: list[str], said: list[str], tol
 def test_a_budget_below_one_step_is_a_sentence(words: list[str]) -> None:
     with pytest.raises(ValueError, match="does not pay for one step, which costs"):
         open_run(compose([*words, "budget.flops=1e6"]))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            ["distill.teacher=there", "distill.logits_steps=4"],
+            r"distill\.logits_steps=4 are more than budget\.tokens=1000 \(3 steps\): raise that",
+        ),
+        (["logging.profile=2:3"], r"profile=2:3 ends after budget\.tokens=1000 \(3 steps\)"),
+    ],
+)
+def test_single_steps_lie_within_the_budget(words: list[str], said: list[str], told: str) -> None:
+    assert compose([*words, *said, "budget.tokens=1e9"]).check(1) == []
+    config = compose([*words, *said, "budget.tokens=1e3"])
+    assert config.check(1) == []
+    with pytest.raises(ValueError, match=told):
+        open_run(config)
