@@ -120,41 +120,53 @@ class RunFolder:
         done = self.path / "done"
         return int(done.read_text()) if done.exists() else None
 
-    def resume(
-        self,
-        config: RunConfig,
-        build: Callable[[Sequence[Past]], Plan],
-        damaged: Mapping[Path, str],
-    ) -> tuple[Plan, tuple[Path, State] | None, dict[Path, str]]:
-        """How a run goes on.
+    def latest(
+        self, damaged: Mapping[Path, str]
+    ) -> tuple[tuple[Path, State] | None, dict[Path, str]]:
+        """Where a run goes on from.
 
         Args:
-            config: of the run.
-            build: gives the plan that goes on from the plans before it.
             damaged: what is known to be wrong with some checkpoints.
 
         Returns:
-            Its plan; the checkpoint that it continues from, None for a new run; and what is wrong
-            with newer ones.
+            The newest checkpoint, None for a new run; and what is wrong with newer ones.
 
         Raises:
-            ValueError: what is there is another run, or is all damaged.
+            ValueError: what was there is gone, or is all damaged.
         """
         try:
-            folder, damaged = newest(self.checkpoints, damaged)
+            folder, found = newest(self.checkpoints, damaged)
         except ValueError as error:
             raise ValueError(f"run.dir={self.path}: {error}: choose another run.dir") from error
-        if folder is None and self.finished() is None:
-            return build([]), None, damaged
-        if folder is None:
+        if folder is None and self.finished() is not None:
             raise ValueError(
                 f"run.dir={self.path} is finished at step {self.finished()}, but its checkpoints "
                 "are gone: choose another run.dir"
             )
-        state = read_state(folder)
+        return (folder, read_state(folder)) if folder else None, found
+
+    def resume(
+        self,
+        config: RunConfig,
+        build: Callable[[Sequence[Past]], Plan],
+        start: tuple[Path, State] | None,
+    ) -> Plan:
+        """The plan by which a run goes on.
+
+        Args:
+            config: of the run.
+            build: gives the plan that goes on from the plans before it.
+            start: the checkpoint that it continues from, None for a new run.
+
+        Raises:
+            ValueError: what is there is another run.
+        """
+        if start is None:
+            return build([])
+        folder, state = start
         try:
             _require_same(state, read(folder / "config.yaml"), config)
-            return _go_on(state, config, build), (folder, state), damaged
+            return _go_on(state, config, build)
         except ValueError as error:
             raise ValueError(
                 f"{folder} cannot continue: {error}; or choose another run.dir"

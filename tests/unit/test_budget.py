@@ -114,3 +114,18 @@ def test_single_steps_lie_within_the_budget(words: list[str], said: list[str], t
     assert config.check(1) == []
     with pytest.raises(ValueError, match=told):
         open_run(config)
+
+
+def test_what_the_data_gives_limits_only_what_is_paid_for(words: list[str]) -> None:
+    [path] = [word.removeprefix("data.source=") for word in words if "data.source=" in word]
+    words = [word for word in words if "data.source=" not in word]
+    words += [f"+data.sources.{name}.path={path}" for name in "ab"]
+    last = open_run(compose([*words, "train.steps=20"]))
+    price, half = step_flops(last.config), 20 * 256 / 2
+    paid, cheapest = spent(last.plan, 20, price), price(last.plan.buckets[0])
+    limit = half / int(last.plan.mixture.tokens[0].sum())
+    words += [f"+data.sources.{name}.max_repetition={limit}" for name in "ab"]
+    enough = compose([*words, f"budget.flops={paid + cheapest / 2}"])
+    assert open_run(enough).config.train.steps == 20
+    with pytest.raises(ValueError, match="pays for more than the 20 steps that the data gives"):
+        open_run(compose([*words, f"budget.flops={2 * paid}"]))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lmtrain.config import RunConfig, compose, read, to_yaml
+from lmtrain.settings.budget import BudgetSection
+from lmtrain.settings.checkpoint import ResumeSection
 from lmtrain.settings.optim import OptimConfig
 from lmtrain.settings.run import RunSection
 from lmtrain.train.checkpoint import State
@@ -124,6 +126,17 @@ def test_another_run_is_refused_by_its_key(
         values = replace(begun.optim, lr=0.5)
     with pytest.raises(ValueError, match=f"step_00000005 cannot continue: .*{words}"):
         open_run(replace(begun, **{section: values}))
+
+
+def test_a_budget_of_tokens_counts_on_from_what_was_seen(begun: RunConfig) -> None:
+    def steps(tokens: float) -> int:
+        wider = replace(begun.train, tokens_per_step=512)
+        config = replace(begun, train=wider, budget=BudgetSection(tokens=tokens))
+        return open_run(replace(config, resume=ResumeSection(replan=True))).config.train.steps
+
+    assert [steps(5 * 256 + more) for more in (0, 1023, 1024)] == [5, 6, 7]
+    with pytest.raises(ValueError, match=r"budget\.tokens=1000 \(4 steps\) lies before its step 5"):
+        steps(1000)
 
 
 def test_weights_that_only_the_rest_of_a_run_allows_are_planned_anew(
