@@ -233,9 +233,12 @@ class Plan:
 
     def _place(self, step: int) -> int:
         """The step of the schedule for a step of the run."""
-        return self._without_skipped(step) - self._without_skipped(self.first_step)
+        before = without_skipped(self.first_step, self.skip_steps)
+        return without_skipped(step, self.skip_steps) - before
 
-    def _without_skipped(self, step: int) -> int:
-        for first, end in self.skip_steps:
-            step += end - first if step >= first else 0
-        return step
+
+def without_skipped(step: int, skips: Sequence[Sequence[int]]) -> int:
+    """The step of a plan that a step of the run follows, if these ranges are left out."""
+    for first, end in skips:
+        step += end - first if step >= first else 0
+    return step

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmtrain.config import RunConfig, flat, read, to_yaml
+from lmtrain.data.plan import without_skipped
 from lmtrain.files import claimed, unwritable, write_whole
 from lmtrain.train.checkpoint import State, clean, folders, newest, read_state, retain
 from lmtrain.train.checkpoint import path as checkpoint_at
@@ -191,12 +192,27 @@ def _go_on(state: State, config: RunConfig, build: Callable[[Sequence[Past]], Pl
 
 
 def _require_same(state: State, old: RunConfig, new: RunConfig) -> None:
-    problems = _differences(old, new)
+    problems = [
+        *_differences(old, new),
+        *_skipped(state.step, old.data.skip_steps, new.data.skip_steps),
+    ]
     if state.step > new.train.steps:
         decided = new.budget.decided(new.train.steps)
         problems.append(f"{decided} lies before its step {state.step}: raise it")
     if problems:
         raise ValueError(problems[0])
+
+
+def _skipped(step: int, old: list[list[int]], new: list[list[int]]) -> list[str]:
+    """What would shift the steps of the plan that were already followed."""
+    last = without_skipped(step - 1, old)
+    was, now = ([skip for skip in skips if skip[0] <= last] for skips in (old, new))
+    if was == now:
+        return []
+    return [
+        f"data.skip_steps was {old} and is {new}, and steps up to {last} of the plan were followed "
+        f"or left out: set it back, or let what you add begin at {last + 1} or later"
+    ]
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[str]:

@@ -139,6 +139,23 @@ def test_a_budget_of_tokens_counts_on_from_what_was_seen(begun: RunConfig) -> No
         steps(1000)
 
 
+@pytest.mark.parametrize("old", [[], [[1, 3]]])
+def test_only_steps_that_lie_ahead_are_left_out(
+    tiny: list[str], tmp_path: Path, old: list[list[int]]
+) -> None:
+    begun = begin(compose([*tiny, f"run.dir={tmp_path}/run", f"data.skip_steps={old}"]))
+    ahead = 7 if old else 5
+
+    def first(skips: list[list[int]]) -> list[int]:
+        config = replace(begun, data=replace(begun.data, skip_steps=skips))
+        return open_run(config).plan[5].starts.tolist()
+
+    assert first([*old, [ahead, ahead + 2]]) != first(old)
+    for skips in ([*old, [ahead - 1, ahead]], [[0, 1], *old], [[1, 4]]):
+        with pytest.raises(ValueError, match=rf"let what you add begin at {ahead} or later"):
+            first(skips)
+
+
 def test_weights_that_only_the_rest_of_a_run_allows_are_planned_anew(
     tiny: list[str], tmp_path: Path
 ) -> None:
