@@ -100,6 +100,17 @@ def test_a_pattern_and_a_field(tmp_path: Path) -> None:
     assert [entry.name[-7:] for entry in store.manifest.inputs] == ["a.jsonl", "b.jsonl"]
 
 
+def test_folders_behind_links_are_entered_once(tmp_path: Path) -> None:
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for folder in (corpus / ".hidden", elsewhere / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "a.txt").write_text(f"in {folder.name}")
+    (corpus / "link").symlink_to(elsewhere)
+    (corpus / "link again").symlink_to(elsewhere)
+    (elsewhere / "deep" / "round").symlink_to(corpus)
+    assert texts_of(run(tmp_path, corpus)) == ["in deep"]
+
+
 def test_malformed_and_empty_documents_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
