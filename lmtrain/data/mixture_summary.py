@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from lmtrain.data.replan import changes
@@ -52,15 +53,13 @@ def _repeated(plan: Plan, seen: NDArray[np.int64]) -> list[str]:
     mixture, told = plan.mixture, list[str]()
     times = seen / mixture.tokens.clip(min=1)
     for name, limit, mine in zip(mixture.sources, mixture.limits, times.tolist(), strict=True):
-        over = {
-            n: t for n, t in zip(plan.lengths, mine, strict=True) if limit and t > SLACK * limit
-        }
+        most = SLACK * (limit or inf)
+        over = [f"{n} ({t:.1f} times)" for n, t in zip(plan.lengths, mine, strict=True) if t > most]
         if over:
-            lengths = ", ".join(f"{length} ({often:.1f} times)" for length, often in over.items())
             told.append(
                 f"the curriculum draws some lengths of {name} more often than data.sources.{name}."
-                f"max_repetition={limit:g}: {lengths}; shorten "
-                "curriculum.stages or curriculum.cycle_steps, or raise that"
+                f"max_repetition={limit:g}: {', '.join(over)}; shorten curriculum.stages or "
+                "curriculum.cycle_steps, or raise that"
             )
     return told
 

@@ -111,7 +111,7 @@ class Continued:
     """
 
     def __init__(self, rest: Sequence[int], then: Schedule, *key: int | str) -> None:
-        self.odds, self.randomness, self.cycle_steps = then.odds, then.randomness, then.cycle_steps
+        self.odds, self.cycle_steps = then.odds, then.cycle_steps
         self.rest, self._then = list(rest), then
         self._buckets = race(rest, then.odds, randomness=then.randomness, key=key)
         self._ordinals = np.empty_like(self._buckets)
