@@ -13,6 +13,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,12 @@ Completion in bash, fish and zsh
 LMTRAIN_TRACEBACK=1 shows where an error comes from.
 """
 
-TEXTS = ("prompt", "samples.prompt", "model.pattern", "pattern", "checkpoint", "run.weights")
+TEXTS = (
+    *("prompt", "samples.prompt", "model.pattern", "pattern"),
+    *("run.dir", "run.weights", "distill.teacher", "data.cache", "data.source"),
+    *("data.sources.*.path", "data.validation.*"),
+    *("checkpoint", "run", "folder", "input", "out", "tokenizer"),
+)
 """Keys whose values are text or paths, in which brackets and commas mean nothing to Hydra."""
 
 
@@ -232,7 +238,9 @@ def _through_hydra(name: str) -> int:
 def quoted(word: str) -> str:
     """The same override, its value in quotes if it is text and not quoted yet."""
     key, _, value = word.partition("=")
-    if key not in TEXTS or value in ("", "null") or value[0] in "'\"":
+    is_text = any(fnmatchcase(key.lstrip("+"), text) for text in TEXTS)
+    several = key == "run" and value.startswith("[")
+    if not is_text or several or value in ("", "null") or value[0] in "'\"":
         return word
     text = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], value)
     return f'{key}="{text}"'

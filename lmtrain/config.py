@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmtrain.bench.config import BenchConfig
 from lmtrain.data.config import DataConfig, check_tokens_per_step
-from lmtrain.data.curriculum_config import CurriculumConfig, ViewName
+from lmtrain.data.curriculum_config import CurriculumConfig, Remainder, ViewName
 from lmtrain.data.prepare_config import PrepareConfig
 from lmtrain.models.config import ModelConfig
 from lmtrain.ops.config import OpsConfig, resolve
@@ -93,22 +93,26 @@ class RunConfig:
             *self._budget(),
             *self.train.check(),
             *self._spending(),
-            *self.distill.check(
-                steps=self.train.steps,
-                weights=self.run.weights,
-                engine=self.engine,
-                world=world_size,
-            ),
+            *self.distill.check(weights=self.run.weights, engine=self.engine, world=world_size),
             *self.validation.check(),
             *self.checkpoint.check(),
             *self.faults.check(self.checkpoint.every),
-            *self.logging.check(self.train.steps, self.engine.kind),
+            *self.logging.check(self.engine.kind),
+            *([] if self.budget.said else self.check_steps()),
             *self.samples.check(),
             *self._scores(world_size),
             *self.launch.check(),
             *check_claims(self.findings),
             *self._row(world_size),
             *self.run.check(),
+        ]
+
+    def check_steps(self) -> list[str]:
+        """What does not lie within the run; asked when a budget has decided its steps."""
+        steps, decided = self.train.steps, self.budget.decided(self.train.steps)
+        return [
+            *self.distill.check_steps(steps, decided),
+            *self.logging.check_steps(steps, decided),
         ]
 
     def spelled(self) -> Self:
@@ -136,22 +140,31 @@ class RunConfig:
         return replace(self, model=replace(self.model, vocab_size=size))
 
     def _task(self) -> list[str]:
-        """Rows of a synthetic task must stay whole."""
-        lengths, longest = self.data.task.lengths, self.curriculum.max_length
-        if self.data.task.name is None:
+        """Rows of a synthetic task must stay whole, and every length be drawn and validated."""
+        task, curriculum = self.data.task, self.curriculum
+        if task.name is None or task.check() or curriculum.check():
             return []
-        problems: list[str] = []
-        if self.curriculum.view is not ViewName.decompose:
-            problems.append(
-                f"curriculum.view={self.curriculum.view} would cut its rows (data.task.name="
-                f"{self.data.task.name}): use decompose"
+        if curriculum.view is not ViewName.decompose:
+            return [
+                f"curriculum.view={curriculum.view} would cut its rows (data.task.name="
+                f"{task.name}): use decompose"
+            ]
+        least, most = curriculum.lengths[0], curriculum.drawn_lengths[-1]
+        told, found = f"data.task.lengths={task.lengths} has rows", list[str]()
+        if curriculum.name.one_length and set(task.lengths) != {most}:
+            found.append(
+                f"{told} of other lengths than the {most} of curriculum.name={curriculum.name}, "
+                f"which would cut or drop them: say data.task.lengths=[{most}], or change "
+                "curriculum.length"
             )
-        if lengths and max(lengths) > longest:
-            problems.append(
-                f"data.task.lengths={lengths} has rows above curriculum.max_length={longest}, "
-                "which would cut them: raise it"
+        elif max(task.lengths) > most:
+            found.append(
+                f"{told} above curriculum.max_length={most}, which would cut them: raise it"
             )
-        return problems
+        if min(task.lengths) < least:
+            key = "floor" if curriculum.remainder is Remainder.keep else "min_length"
+            found.append(f"{told} below curriculum.{key}={least}, which would drop them: lower it")
+        return found
 
     def _zero(self, world_size: int) -> list[str]:
         """What does not go with ZeRO's flat pieces of parameters and gradients."""

@@ -43,7 +43,8 @@ class DataConfig:
     )
     """Several sources by name instead of ``source``: {NAME: {path, weight, max_repetition}}. A path
     is as ``source``; weights are shares of the tokens, relative to each other; a run sees the
-    tokens of a source at most max_repetition times, 4 unless said, null without a limit."""
+    tokens of a source at most max_repetition times, 4 unless said, null without a limit. Names are
+    free: +data.sources.books.path=PATH names one, and data=mixture begins with web and code."""
     mix_scope: MixScope = MixScope.bucket
     """bucket: the weights hold inside every length, as far as the sources have such lengths;
     global: they hold over the run, and every length mixes the sources as they come."""
@@ -142,7 +143,10 @@ def _check_source(key: str, values: dict[str, Any]) -> list[str]:
     limit = values.get("max_repetition")
     problems: list[str] = []
     if not isinstance(path, str) or not path:
-        problems.append(f"{key}.path={path} is no folder of a token store: say {key}.path=PATH")
+        problems.append(
+            f"{key}.path={path} is no folder of a token store: say {key}.path=PATH, or leave it "
+            f"out with ~{key}"
+        )
     if not _is_positive(weight):
         problems.append(
             f"{key}.weight={weight} is no positive number: leave a source out with ~{key}"

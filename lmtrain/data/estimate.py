@@ -81,5 +81,5 @@ def estimate(config: PrepareConfig) -> Estimate:
         disk=scale * (tokens * encoder.dtype.itemsize + documents * per_document),
         seconds=prepared - began + took * scale / workers,
         workers=workers,
-        share=1 / scale,
+        share=min(1.0, 1 / scale),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,13 +59,9 @@ def find_files(config: PrepareConfig) -> list[Path]:
     Raises:
         ValueError: there are none.
     """
-    path = Path(config.input).expanduser()
-    found = [path]
-    if path.is_dir():
-        found = [inner for inner in _visible(path) if file_format(inner, config)]
-    elif not path.exists():
-        found = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-    found = sorted(file for file in found if file.is_file())
+    found = [file for file in named(config.input) if file.is_file()]
+    if Path(config.input).expanduser().is_dir():
+        found = [file for file in found if file_format(file, config)]
     if not found:
         raise ValueError(
             f"input={config.input} names no file to read with format={config.format}: give an "
@@ -94,8 +91,27 @@ def _kind(path: Path, config: PrepareConfig) -> UnitKind:
             )
 
 
+def named(name: str) -> list[Path]:
+    """The path of this name; what is in it, if it is a folder; or what fits it as a pattern."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return sorted(_visible(path))
+    if path.exists() or not any(character in name for character in "*?["):
+        return [path]
+    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+
+
 def _visible(folder: Path) -> Iterator[Path]:
-    """What is in a folder at any depth, without hidden files and what is in hidden folders."""
-    for path in folder.rglob("*"):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+    """Files in a folder at any depth, but for hidden ones and those in hidden folders.
+
+    Links to folders are followed, and each folder is entered once.
+    """
+    entered = set[tuple[int, int]]()
+    for path, folders, names in os.walk(folder, followlinks=True):
+        status = Path(path).stat()
+        if (key := (status.st_dev, status.st_ino)) in entered:
+            folders.clear()
+            continue
+        entered.add(key)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(path, name) for name in names if not name.startswith("."))

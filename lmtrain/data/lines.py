@@ -96,16 +96,6 @@ def opened(path: Path) -> Generator[tuple[IO[bytes], IO[bytes]]]:
                 yield raw, raw
 
 
-def count_lines(path: Path, stop: int) -> int:
-    """How many lines of a file end before byte ``stop``."""
-    count, left = 0, stop
-    with path.open("rb") as file:
-        while left and (block := file.read(min(left, SKIP_BYTES))):
-            count += block.count(b"\n")
-            left -= len(block)
-    return count
-
-
 def _enter(file: IO[bytes], start: int, stop: int | None) -> int | None:
     """Go to the first line that begins at ``start`` or later; None if none does before ``stop``."""
     if start == 0:

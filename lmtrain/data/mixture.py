@@ -43,6 +43,8 @@ class Mixture:
     """One for each bucket."""
     weights: list[int]
     """Tokens of each bucket, in whose proportion it is drawn from."""
+    limits: Sequence[float | None] = (None,)
+    """How often the run may see the tokens of each source; None is any number of times."""
     identity: dict[str, Any] = field(default_factory=dict[str, Any])
     """What decides it besides data, weights and scope."""
     warnings: list[str] = field(default_factory=list[str])
@@ -132,6 +134,7 @@ def build_mixture(
             _mix(bucket, mine, quotas, seed)
             for bucket, mine, quotas in zip(buckets, cells, each, strict=True)
         ],
+        limits=[config.max_repetition for config in data.configs.values()],
         weights=[max(1, round(part * int(supply.sum()))) for part in parts.buckets.tolist()],
         identity=_limits(data, run) if run and parts.limited else {},
         warnings=warnings,

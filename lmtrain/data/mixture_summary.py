@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from lmtrain.data.replan import changes
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lmtrain.data.plan import Plan
+
+SLACK = 1.1
+"""How far above its limit a length may be seen without a word: whole steps do not divide evenly."""
 
 
 def mixture_lines(plan: Plan, steps: int) -> list[str]:
@@ -33,7 +40,28 @@ def mixture_lines(plan: Plan, steps: int) -> list[str]:
             f"{name:>{width}} {mixture.asked[number]:>7.1%} {tokens / total:>7.1%} {tokens:>14,} "
             f"{epochs[number]:>7.2f}{mine}"
         )
-    return lines + _past_lines(plan)
+    return [*lines, *_repeated(plan, given + mixture.used), *_past_lines(plan)]
+
+
+def _repeated(plan: Plan, seen: NDArray[np.int64]) -> list[str]:
+    """Lengths that come more often than their source may, where an order does not keep shares.
+
+    Args:
+        plan: the plan.
+        seen: ``[sources, buckets]`` tokens.
+    """
+    mixture, told = plan.mixture, list[str]()
+    times = seen / mixture.tokens.clip(min=1)
+    for name, limit, mine in zip(mixture.sources, mixture.limits, times.tolist(), strict=True):
+        most = SLACK * (limit or inf)
+        over = [f"{n} ({t:.1f} times)" for n, t in zip(plan.lengths, mine, strict=True) if t > most]
+        if over:
+            told.append(
+                f"the curriculum draws some lengths of {name} more often than data.sources.{name}."
+                f"max_repetition={limit:g}: {', '.join(over)}; shorten curriculum.stages or "
+                "curriculum.cycle_steps, or raise that"
+            )
+    return told
 
 
 def _past_lines(plan: Plan) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,8 @@ def run_mode(config: PrepareConfig) -> None:
 
 def _tell(store: Path) -> None:
     """Say what trains on a new store, in a run folder of its own."""
-    print(f"lmtrain train data=store data.source={store} run.dir=runs/{store.name}")
+    words = "data=store", f"data.source={store}", f"run.dir=runs/{store.name}"
+    print("lmtrain train", shlex.join(words))
 
 
 def _open(config: PrepareConfig) -> Store:

@@ -65,6 +65,7 @@ class Plan:
         skip_steps: Sequence[Sequence[int]] = (),
         steps: int | None = None,
         past: Sequence[Past] = (),
+        supply: Supply | None = None,
     ) -> Self:
         """The plan of one store or several sources under a curriculum.
 
@@ -77,12 +78,13 @@ class Plan:
             steps: of the run, which limits how often sources are repeated, and says where the end
                 of it is; None is not known.
             past: the plans that the run followed before; this one goes on where they ended.
+            supply: of ``data`` under ``curriculum``, for who builds several plans; None makes it.
 
         Raises:
             ValueError: no bucket holds a batch, a stage has none, or the sources cannot be mixed as
                 asked.
         """
-        lengths, supply = curriculum.drawn_lengths, Supply.of(data, curriculum)
+        lengths, supply = curriculum.drawn_lengths, supply or Supply.of(data, curriculum)
         kept = [n for n, b in enumerate(supply.view.buckets) if b.tokens >= tokens_per_step]
         buckets = [supply.view.buckets[number] for number in kept]
         if not buckets:
@@ -231,9 +233,12 @@ class Plan:
 
     def _place(self, step: int) -> int:
         """The step of the schedule for a step of the run."""
-        return self._without_skipped(step) - self._without_skipped(self.first_step)
+        before = without_skipped(self.first_step, self.skip_steps)
+        return without_skipped(step, self.skip_steps) - before
 
-    def _without_skipped(self, step: int) -> int:
-        for first, end in self.skip_steps:
-            step += end - first if step >= first else 0
-        return step
+
+def without_skipped(step: int, skips: Sequence[Sequence[int]]) -> int:
+    """The step of a plan that a step of the run follows, if these ranges are left out."""
+    for first, end in skips:
+        step += end - first if step >= first else 0
+    return step

@@ -91,7 +91,11 @@ def trained(config: PrepareConfig, units: Sequence[Unit]) -> Tokenizer | None:
     print(f"training a tokenizer of {size} tokens", file=sys.stderr, flush=True)
     texts = spread_texts if config.max_documents is None else first_texts
     sample = texts(units, TRAINING_CHARACTERS, field=config.field, dataset=dataset_of(config))
-    return train_bpe(islice(sample, config.max_documents), vocab_size=size)
+    tokenizer = train_bpe(islice(sample, config.max_documents), vocab_size=size)
+    if (found := vocab_size(tokenizer)) < size:
+        told = f"tokenizer={config.tokenizer} ends with {found} tokens"
+        print(f"{told}: the text has no more pairs that repeat", file=sys.stderr, flush=True)
+    return tokenizer
 
 
 def _build(out: Path, config: PrepareConfig) -> Malformed:
@@ -169,5 +173,7 @@ def _assemble(
             writer.append(encoded, source=unit.source)
         if writer.tokens == 0:
             folder.remove()
+            if tally.malformed.places:
+                raise ValueError(f"input={config.input} holds no text: {tally.malformed.places[0]}")
         writer.finish(entries, malformed=tally.malformed.count)
     folder.remove()

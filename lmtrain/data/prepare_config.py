@@ -84,12 +84,12 @@ class PrepareConfig:
     max_errors: int = 100
     """Malformed lines or files that are skipped and reported before it stops."""
     max_documents: int | None = None
-    """Stop after so many documents."""
+    """build: stop after so many documents."""
     workers: int | None = None
     """Processes that tokenise, one core each; null is one for every core. They do not change the
     store."""
     dry_run: bool = False
-    """Estimate documents, tokens, disk and time from a sample, and write nothing."""
+    """build: estimate documents, tokens, disk and time from a sample, and write nothing."""
     dataset_config: str | None = None
     """hf: name of the dataset's configuration; null is its default."""
     dataset_split: str = "train"
@@ -118,6 +118,15 @@ class PrepareConfig:
             *self._check_format(),
             *self._check_dataset(),
         ]
+        if self.mode is not Mode.build:
+            problems += [
+                f"{key}={value} is not for mode={self.mode}, which would not heed it: leave it out"
+                for key, value in {
+                    "dry_run": self.dry_run,
+                    "max_documents": self.max_documents,
+                }.items()
+                if value
+            ]
         if self.dry_run and self.streaming:
             problems.append("dry_run=true cannot know how much a stream holds: use streaming=false")
         if not self.input:
@@ -130,9 +139,8 @@ class PrepareConfig:
             problems += self.curriculum.check()
         kind, _, size = self.tokenizer.partition(":")
         if kind == "bpe" and not (size.isdecimal() and int(size) > 256):  # noqa: PLR2004
-            problems.append(
-                f"tokenizer={self.tokenizer} has no size: use bpe:N with N of 257 or more"
-            )
+            wrong = "is too small" if size.isdecimal() else "has no size"
+            problems.append(f"tokenizer={self.tokenizer} {wrong}: use bpe:N with N of 257 or more")
         return [problem for problem in problems if problem]
 
     def _check_format(self) -> list[str]:

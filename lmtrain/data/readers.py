@@ -42,6 +42,13 @@ class LongFile:
     def __iter__(self) -> Iterator[str]:
         return _decoded(self.path)
 
+    def sample(self) -> tuple[str, int]:
+        """Its first part, and about how many characters it has, by how many bytes that part is."""
+        with opened(self.path) as (file, raw):
+            text = io.TextIOWrapper(file, encoding="utf-8-sig")
+            part = text.read(WHOLE_CHARACTERS)
+            return part, len(part) * self.path.stat().st_size // raw.tell()
+
 
 Found = str | LongFile | Problem
 
@@ -172,7 +179,12 @@ def _parse(line: bytes, field: str) -> object:
         value: object = json.loads(line)
     except (ValueError, RecursionError) as error:
         return error
-    return cast("dict[str, object]", value).get(field) if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    entry = cast("dict[str, object]", value)
+    if field not in entry:
+        return ValueError(f"field={field} is not there: choose one of {', '.join(entry)}")
+    return entry[field]
 
 
 def _is_unicode(text: str) -> bool:

@@ -66,7 +66,7 @@ def order_names(cells: dict[str, dict[str, int]], past: Sequence[Past]) -> dict[
     """By which name the order of each source goes: that under which its pieces were used before.
 
     A source keeps its order when it is renamed, or when a run with one source without a name goes
-    on with several.
+    on with several. No two go by one name.
 
     Args:
         cells: the fingerprint of each cell, by source and bucket.
@@ -74,10 +74,10 @@ def order_names(cells: dict[str, dict[str, int]], past: Sequence[Past]) -> dict[
     """
     used = past[-1].used if past else {}
     names = {name: name for name in cells}
-    for old in used.keys() - cells.keys():
+    for old in sorted(used.keys() - cells.keys()):
         for name, buckets in cells.items():
             same = [used[old][b].cell == buckets[b] for b in used[old].keys() & buckets.keys()]
-            if name not in used and same and all(same):
+            if name not in used and names[name] == name and same and all(same):
                 names[name] = old
                 break
     return names
@@ -111,7 +111,7 @@ class Continued:
     """
 
     def __init__(self, rest: Sequence[int], then: Schedule, *key: int | str) -> None:
-        self.odds, self.randomness, self.cycle_steps = then.odds, then.randomness, then.cycle_steps
+        self.odds, self.cycle_steps = then.odds, then.cycle_steps
         self.rest, self._then = list(rest), then
         self._buckets = race(rest, then.odds, randomness=then.randomness, key=key)
         self._ordinals = np.empty_like(self._buckets)

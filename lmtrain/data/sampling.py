@@ -85,8 +85,8 @@ def take(unit: Unit, characters: int, *, field: str, dataset: HubDataset | None)
     for found in reader:
         if isinstance(found, Problem):
             continue
-        text = next(iter(found)) if isinstance(found, LongFile) else found
-        whole += found.path.stat().st_size if isinstance(found, LongFile) else len(found)
+        text, size = found.sample() if isinstance(found, LongFile) else (found, len(found))
+        whole += size
         texts.append(text[:characters])
         characters -= len(texts[-1])
         if characters <= 0:

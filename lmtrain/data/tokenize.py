@@ -114,14 +114,12 @@ def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64] | None:
 
     None when the tokenizer is not byte-level, so that a token has no fixed number of bytes.
     """
-    description = json.loads(tokenizer.to_str())
-    if not _is_byte_level(description["decoder"]):
+    texts = token_texts(tokenizer)
+    if texts is None:
         return None
-    sizes = np.zeros(vocab_size(tokenizer), np.int64)
-    for token, index in tokenizer.get_vocab(with_added_tokens=False).items():
-        sizes[index] = len(token)
-    for added in description["added_tokens"]:
-        sizes[added["id"]] = 0 if added["special"] else len(added["content"].encode())
+    sizes = np.array([len(text) for text in texts], np.int64)
+    added = tokenizer.get_added_tokens_decoder()
+    sizes[[index for index, token in added.items() if token.special]] = 0
     return sizes
 
 

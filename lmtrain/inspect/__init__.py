@@ -50,10 +50,8 @@ def case_of(config: InspectConfig) -> Case:
     smallest = max(config.launch.nproc, config.parallel.sequence)
     world = config.world or (config.nodes or 0) * hardware.links.ranks_per_host or smallest
     require([*config.parallel.check(world), *config.engine.holding(world)])
-    distill = config.distill.check(
-        steps=config.train.steps, weights=config.run.weights, engine=config.engine, world=world
-    )
-    require(distill)
+    distill = config.distill.check(weights=config.run.weights, engine=config.engine, world=world)
+    require([*distill, *([] if config.budget.said else config.check_steps())])
     case = Case(config, hardware, world, config.curriculum.max_length, teacher_model(config))
     if not case.possible:
         raise ValueError(

@@ -36,6 +36,11 @@ class BudgetSection:
         }
         return {key: value for key, value in every.items() if value is not None}
 
+    def decided(self, steps: int) -> str:
+        """Which key decides that a run has so many steps, with its value."""
+        said = [f"{key}={value:g} ({steps} steps)" for key, value in self.said.items()]
+        return said[0] if said else f"train.steps={steps}"
+
     def check(
         self, *, steps: int, tokens_per_step: int, foreseen: bool, staged: bool = False
     ) -> list[str]:
@@ -45,7 +50,7 @@ class BudgetSection:
             steps: as configured.
             tokens_per_step: of the training.
             foreseen: no step is left out and no plan is changed on the way.
-            staged: a teacher makes the first steps take longer than the rest.
+            staged: a teacher makes the first steps dearer than the rest.
         """
         problems = [
             f"{key}={value:g} must be positive and finite: leave it out for train.steps"
@@ -68,14 +73,12 @@ class BudgetSection:
                 f"{tokens_per_step}: raise it"
             )
         problems += [
-            f"{key}={value:g} cannot foresee data.skip_steps or resume.replan: say budget.tokens "
-            "or train.steps"
+            f"{key}={value:g} cannot foresee {what}: say budget.tokens or train.steps"
             for key, value in self.said.items()
-            if key != "budget.tokens" and not foreseen
+            for what, unforeseen in {
+                "data.skip_steps or resume.replan": not foreseen,
+                "the stages of distill.teacher": staged,
+            }.items()
+            if key != "budget.tokens" and unforeseen
         ]
-        if self.hours is not None and staged:
-            problems.append(
-                f"budget.hours={self.hours:g} cannot foresee the stages of distill.teacher: say "
-                "budget.tokens or train.steps"
-            )
         return problems

@@ -32,13 +32,10 @@ class DistillSection:
     temperature: float = 1.0
     """What the logits of both are divided by before they are compared."""
 
-    def check(
-        self, *, steps: int, weights: str | None, engine: EngineConfig, world: int
-    ) -> list[str]:
+    def check(self, *, weights: str | None, engine: EngineConfig, world: int) -> list[str]:
         """Every problem, each a sentence with key, value and remedy.
 
         Args:
-            steps: ``train.steps``.
             weights: ``run.weights``.
             engine: how the model is held.
             world: processes.
@@ -55,16 +52,10 @@ class DistillSection:
                     if value > 0
                 ),
             ]
-        total = sum(lengths.values())
-        if total == 0:
+        if not any(lengths.values()):
             found.append(
                 f"distill.teacher={self.teacher} teaches nothing: say distill.layers_steps=N, "
                 "distill.logits_steps=N, or both"
-            )
-        if total > steps:
-            found.append(
-                f"distill.layers_steps={self.layers_steps} and distill.logits_steps="
-                f"{self.logits_steps} are more than train.steps={steps}: raise that, or lower them"
             )
         if self.layers_steps > 0 and weights is None:
             found.append(
@@ -72,6 +63,15 @@ class DistillSection:
                 "say run.weights=CHECKPOINT, what `lmtrain import pattern=…` made of the teacher"
             )
         return [*found, *self._engine(engine, world)]
+
+    def check_steps(self, steps: int, decided: str) -> list[str]:
+        """What is more than the ``steps`` of the run, whose number is ``decided`` by a key."""
+        if self.teacher is None or self.layers_steps + self.logits_steps <= steps:
+            return []
+        return [
+            f"distill.layers_steps={self.layers_steps} and distill.logits_steps="
+            f"{self.logits_steps} are more than {decided}: raise that, or lower them"
+        ]
 
     def _engine(self, engine: EngineConfig, world: int) -> list[str]:
         """What engines do not do with a second model, or with half a gradient."""

@@ -58,13 +58,8 @@ class LoggingSection:
         first, count = map(int, found.groups())
         return range(first, first + count)
 
-    def check(self, steps: int, kind: EngineKind = EngineKind.fsdp) -> list[str]:
-        """Every problem, each a sentence with key, value and remedy.
-
-        Args:
-            steps: of the run.
-            kind: of its engine.
-        """
+    def check(self, kind: EngineKind = EngineKind.fsdp) -> list[str]:
+        """Every problem, each a sentence with key, value and remedy, for a ``kind`` of engine."""
         hidden = [
             f"logging.norms_every={self.norms_every} reads gradients, which DeepSpeed keeps to "
             "itself: say engine.kind=fsdp, or logging.norms_every=null"
@@ -73,20 +68,22 @@ class LoggingSection:
             *positive({"logging.every": self.every, "logging.norms_every": self.norms_every}),
             *_absent("wandb", wanted=self.wandb),
             *_absent("tensorboard", wanted=self.tensorboard),
-            *self._window(steps),
+            *self._window(),
             *(hidden if self.norms_every and kind is EngineKind.deepspeed else []),
         ]
 
-    def _window(self, steps: int) -> list[str]:
+    def check_steps(self, steps: int, decided: str) -> list[str]:
+        """What ends after the ``steps`` of the run, whose number is ``decided`` by a key."""
+        if self._window() or max(self.profiled, default=0) <= steps:
+            return []
+        return [f"logging.profile={self.profile} ends after {decided}: choose earlier steps"]
+
+    def _window(self) -> list[str]:
         try:
-            last = max(self.profiled, default=0)
+            _ = self.profiled
         except ValueError as error:
             return [str(error)]
-        if last <= steps:
-            return []
-        return [
-            f"logging.profile={self.profile} ends after train.steps={steps}: choose earlier steps"
-        ]
+        return []
 
 
 def _absent(package: str, *, wanted: bool) -> list[str]:

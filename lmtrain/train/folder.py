@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmtrain.config import RunConfig, flat, read, to_yaml
+from lmtrain.data.plan import without_skipped
 from lmtrain.files import claimed, unwritable, write_whole
 from lmtrain.train.checkpoint import State, clean, folders, newest, read_state, retain
 from lmtrain.train.checkpoint import path as checkpoint_at
@@ -120,41 +121,53 @@ class RunFolder:
         done = self.path / "done"
         return int(done.read_text()) if done.exists() else None
 
-    def resume(
-        self,
-        config: RunConfig,
-        build: Callable[[Sequence[Past]], Plan],
-        damaged: Mapping[Path, str],
-    ) -> tuple[Plan, tuple[Path, State] | None, dict[Path, str]]:
-        """How a run goes on.
+    def latest(
+        self, damaged: Mapping[Path, str]
+    ) -> tuple[tuple[Path, State] | None, dict[Path, str]]:
+        """Where a run goes on from.
 
         Args:
-            config: of the run.
-            build: gives the plan that goes on from the plans before it.
             damaged: what is known to be wrong with some checkpoints.
 
         Returns:
-            Its plan; the checkpoint that it continues from, None for a new run; and what is wrong
-            with newer ones.
+            The newest checkpoint, None for a new run; and what is wrong with newer ones.
 
         Raises:
-            ValueError: what is there is another run, or is all damaged.
+            ValueError: what was there is gone, or is all damaged.
         """
         try:
-            folder, damaged = newest(self.checkpoints, damaged)
+            folder, found = newest(self.checkpoints, damaged)
         except ValueError as error:
             raise ValueError(f"run.dir={self.path}: {error}: choose another run.dir") from error
-        if folder is None and self.finished() is None:
-            return build([]), None, damaged
-        if folder is None:
+        if folder is None and self.finished() is not None:
             raise ValueError(
                 f"run.dir={self.path} is finished at step {self.finished()}, but its checkpoints "
                 "are gone: choose another run.dir"
             )
-        state = read_state(folder)
+        return (folder, read_state(folder)) if folder else None, found
+
+    def resume(
+        self,
+        config: RunConfig,
+        build: Callable[[Sequence[Past]], Plan],
+        start: tuple[Path, State] | None,
+    ) -> Plan:
+        """The plan by which a run goes on.
+
+        Args:
+            config: of the run.
+            build: gives the plan that goes on from the plans before it.
+            start: the checkpoint that it continues from, None for a new run.
+
+        Raises:
+            ValueError: what is there is another run.
+        """
+        if start is None:
+            return build([])
+        folder, state = start
         try:
             _require_same(state, read(folder / "config.yaml"), config)
-            return _go_on(state, config, build), (folder, state), damaged
+            return _go_on(state, config, build)
         except ValueError as error:
             raise ValueError(
                 f"{folder} cannot continue: {error}; or choose another run.dir"
@@ -163,25 +176,43 @@ class RunFolder:
 
 def _go_on(state: State, config: RunConfig, build: Callable[[Sequence[Past]], Plan]) -> Plan:
     """The plan that was followed, or with resume.replan the one that goes on from it."""
-    plan = build(state.plans)
-    if plan.hash == state.plan:
-        return plan
-    if not config.resume.replan:
-        raise ValueError(
-            f"{plan.differences(state.identity)[0]}: set it back, or say resume.replan=true to use "
-            "what is left in another way"
-        )
+    try:
+        plan = build(state.plans)
+        if plan.hash == state.plan:
+            return plan
+        if not config.resume.replan:
+            raise ValueError(
+                f"{plan.differences(state.identity)[0]}: set it back, or say resume.replan=true "
+                "to use what is left in another way"
+            )
+    except ValueError:  # what is asked for now need not have been possible from the start
+        if not config.resume.replan:
+            raise
     return build([*state.plans, state.last])
 
 
 def _require_same(state: State, old: RunConfig, new: RunConfig) -> None:
-    problems = _differences(old, new)
+    problems = [
+        *_differences(old, new),
+        *_skipped(state.step, old.data.skip_steps, new.data.skip_steps),
+    ]
     if state.step > new.train.steps:
-        problems.append(
-            f"train.steps={new.train.steps} lies before its step {state.step}: raise it"
-        )
+        decided = new.budget.decided(new.train.steps)
+        problems.append(f"{decided} lies before its step {state.step}: raise it")
     if problems:
         raise ValueError(problems[0])
+
+
+def _skipped(step: int, old: list[list[int]], new: list[list[int]]) -> list[str]:
+    """What would shift the steps of the plan that were already followed."""
+    last = without_skipped(step - 1, old)
+    was, now = ([skip for skip in skips if skip[0] <= last] for skips in (old, new))
+    if was == now:
+        return []
+    return [
+        f"data.skip_steps was {old} and is {new}, and steps up to {last} of the plan were followed "
+        f"or left out: set it back, or let what you add begin at {last + 1} or later"
+    ]
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[str]:

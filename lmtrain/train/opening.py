@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmtrain.config import RunConfig
+from lmtrain.config import RunConfig, require
+from lmtrain.data.cells import Supply
 from lmtrain.data.loader import Loader
 from lmtrain.data.plan import Plan
 from lmtrain.data.sources import Corpus, open_data, open_validation
@@ -112,6 +113,7 @@ def open_run(
         Plan.build,
         store,
         config.curriculum,
+        supply=Supply.of(store, config.curriculum),
         seed=config.run.seed,
         tokens_per_step=config.train.tokens_per_step,
         skip_steps=config.data.skip_steps,
@@ -120,14 +122,17 @@ def open_run(
     if config.budget.hours is not None:
         pace = pace or folder.pace()
     config = config.resolved(store.vocab_size)
-    config = affordable(config, lambda steps: plan_of(steps=steps), pace)
+    start, found = folder.latest(damaged or {})
+    config = affordable(config, lambda n: plan_of(steps=n), pace, start[1] if start else None)
+    if config.budget.hours is None or pace:
+        require(config.check_steps())
 
     def build(past: Sequence[Past]) -> Plan:
         return plan_of(steps=config.train.steps, past=past)
 
     others = open_validation(config.data, store)
     validations = Validations.of(store, others, config.curriculum, tokens=config.validation.tokens)
-    plan, start, found = folder.resume(config, build, damaged or {})
+    plan = folder.resume(config, build, start)
     weights, tokenizer = None, store.folder / "tokenizer.json"
     if config.run.weights is not None and start is None:
         weights = find_weights(config.run.weights, config.model, tokenizer)

@@ -6,6 +6,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, TypeAlias
 
 from lmtrain.data.cells import bucket_name
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lmtrain.config import RunConfig
     from lmtrain.data.bucket import Bucket
     from lmtrain.data.plan import Plan
+    from lmtrain.train.checkpoint import State
 
 SECONDS_PER_HOUR = 3600
 
@@ -68,7 +70,10 @@ class Pace:
 
 
 def affordable(
-    config: RunConfig, build: Callable[[int], Plan], pace: Pace | None = None
+    config: RunConfig,
+    build: Callable[[int], Plan],
+    pace: Pace | None = None,
+    state: State | None = None,
 ) -> RunConfig:
     """The same run with as many steps as its budget pays for; as it is without one.
 
@@ -76,22 +81,30 @@ def affordable(
         config: resolved: the model's vocabulary is known.
         build: gives the plan of a run of so many steps.
         pace: how long steps take; None is not measured yet, and hours then pay for one step.
+        state: where the run goes on from; None is its beginning.
 
     Raises:
-        ValueError: the budget does not pay for one step, or the pace is that of other data.
+        ValueError: the budget does not pay for one step, or for more than the data gives; or it is
+            one that cannot be counted on from there.
     """
-    budget = config.budget
-    if budget.tokens is not None:
-        steps = int(budget.tokens // config.train.tokens_per_step)
-    elif budget.flops is not None:
-        said = f"budget.flops={budget.flops:g}"
-        steps = _paid(said, budget.flops, step_flops(config), build)
-    elif budget.hours is not None:
-        seconds = budget.hours * SECONDS_PER_HOUR
-        said = f"budget.hours={budget.hours:g}, {seconds:.3g} seconds,"
-        steps = _paid(said, seconds, pace.of, build) if pace else 1
-    else:
+    if not config.budget.said:
         return config
+    [(key, limit)] = config.budget.said.items()
+    said = f"{key}={limit:g}"
+    if key == "budget.tokens":
+        step, seen = (state.step, state.tokens) if state and state.used else (0, 0)
+        steps = max(0, step + int((limit - seen) // config.train.tokens_per_step))
+    elif state and state.past:
+        raise ValueError(
+            f"{said} cannot count the steps of a run that was planned anew: say budget.tokens or "
+            "train.steps"
+        )
+    elif key == "budget.flops":
+        steps = _paid(said, limit, step_flops(config), build)
+    else:
+        seconds = limit * SECONDS_PER_HOUR
+        said = f"{said}, {seconds:.3g} seconds,"
+        steps = _paid(said, seconds, pace.of, build) if pace else 1
     return replace(config, train=replace(config.train, steps=steps))
 
 
@@ -110,16 +123,32 @@ def _paid(said: str, limit: float, price: Price, build: Callable[[int], Plan]) -
     """The most steps that cost no more than ``limit``.
 
     A plan may order its lengths by where the run ends, so each number of steps has its own.
+
+    Raises:
+        ValueError: not one, or the data does not give as many as are paid for.
     """
     one = build(1)
     prices = [price(bucket) for bucket in one.buckets]
-    sure, most = int(limit // max(prices)), int(limit // min(prices))
-    steps = sure + bisect_right(
-        range(sure + 1, most + 1), limit, key=lambda n: spent(build(n), n, price)
-    )
+
+    def cost(steps: int) -> float:
+        try:
+            return spent(build(steps), steps, price)
+        except ValueError:  # the data does not give so many
+            return inf
+
+    most = int(limit // min(prices))
+    steps = bisect_right(range(1, most + 1), limit, key=cost)
     if not steps:
         raise ValueError(
             f"{said} does not pay for one step, which costs {spent(one, 1, price):.3g}: raise it, "
             "or lower train.tokens_per_step"
         )
+    if steps < most and cost(steps) + min(prices) <= limit:
+        try:
+            build(steps + 1)
+        except ValueError as error:
+            raise ValueError(
+                f"{said} pays for more than the {steps} steps that the data gives ({error}): lower "
+                "it"
+            ) from error
     return steps

@@ -12,9 +12,10 @@ from lmtrain.models.accounting import ModelCost
 from lmtrain.report.progress import Progress, cost_of
 from lmtrain.report.read import read
 from lmtrain.settings.budget import BudgetSection
+from lmtrain.train.checkpoint import State
 from lmtrain.train.launch import launch
 from lmtrain.train.opening import open_run
-from lmtrain.train.spend import spent, step_flops
+from lmtrain.train.spend import affordable, spent, step_flops
 
 if TYPE_CHECKING:
     from runs import Run
@@ -78,9 +79,12 @@ def test_what_was_spent_is_what_the_report_counts(run: Run, words: list[str]) ->
         (["budget.hours=2", "train.steps=7"], "train.steps=7 and budget.hours both decide"),
         (["budget.flops=1e9", "resume.replan=true"], "cannot foresee data.skip_steps or resume"),
         (["budget.hours=1", "data.skip_steps=[[1,2]]"], "budget.hours=1 cannot foresee data.skip"),
-        (
-            ["budget.hours=1", "distill.teacher=there", "distill.logits_steps=1"],
-            "budget.hours=1 cannot foresee the stages of distill.teacher",
+        *(
+            (
+                [f"budget.{what}=1e12", "distill.teacher=there", "distill.logits_steps=1"],
+                f"budget.{what}=1e+12 cannot foresee the stages of distill.teacher",
+            )
+            for what in ("hours", "flops")
         ),
     ],
 )
@@ -93,3 +97,43 @@ def test_a_budget_that_is_none_is_refused(words: list[str], said: list[str], tol
 def test_a_budget_below_one_step_is_a_sentence(words: list[str]) -> None:
     with pytest.raises(ValueError, match="does not pay for one step, which costs"):
         open_run(compose([*words, "budget.flops=1e6"]))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            ["distill.teacher=there", "distill.logits_steps=4"],
+            r"distill\.logits_steps=4 are more than budget\.tokens=1000 \(3 steps\): raise that",
+        ),
+        (["logging.profile=2:3"], r"profile=2:3 ends after budget\.tokens=1000 \(3 steps\)"),
+    ],
+)
+def test_single_steps_lie_within_the_budget(words: list[str], said: list[str], told: str) -> None:
+    assert compose([*words, *said, "budget.tokens=1e9"]).check(1) == []
+    config = compose([*words, *said, "budget.tokens=1e3"])
+    assert config.check(1) == []
+    with pytest.raises(ValueError, match=told):
+        open_run(config)
+
+
+def test_prices_of_a_run_that_was_planned_anew_are_not_known(words: list[str]) -> None:
+    config = compose([*words, "budget.flops=1e9"])
+    state = State(step=5, plan="", identity={}, past=[{"step": 3}])
+    with pytest.raises(ValueError, match="that was planned anew: say budget.tokens or train.steps"):
+        affordable(config, open_run(config).plan.build, state=state)
+
+
+def test_what_the_data_gives_limits_only_what_is_paid_for(words: list[str]) -> None:
+    [path] = [word.removeprefix("data.source=") for word in words if "data.source=" in word]
+    words = [word for word in words if "data.source=" not in word]
+    words += [f"+data.sources.{name}.path={path}" for name in "ab"]
+    last = open_run(compose([*words, "train.steps=20"]))
+    price, half = step_flops(last.config), 20 * 256 / 2
+    paid, cheapest = spent(last.plan, 20, price), price(last.plan.buckets[0])
+    limit = half / int(last.plan.mixture.tokens[0].sum())
+    words += [f"+data.sources.{name}.max_repetition={limit}" for name in "ab"]
+    enough = compose([*words, f"budget.flops={paid + cheapest / 2}"])
+    assert open_run(enough).config.train.steps == 20
+    with pytest.raises(ValueError, match="pays for more than the 20 steps that the data gives"):
+        open_run(compose([*words, f"budget.flops={2 * paid}"]))

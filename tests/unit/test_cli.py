@@ -174,7 +174,19 @@ def test_texts_need_no_quotes_for_hydra(text: str) -> None:
     assert composed.prompt == text
 
 
-@pytest.mark.parametrize("word", ["prompt='a'", "samples.prompt=null", "run.dir=a,b", "-m"])
+def test_paths_need_no_quotes_for_hydra() -> None:
+    path = "c/größe (2), [neu]"
+    keys = ["run.dir", "distill.teacher", "data.source", "+data.sources.a.path"]
+    words = [f"{key}={path}" for key in keys]
+    found = config.flat(config.compose(map(cli.quoted, [*words, f"+data.validation.b={path}"])))
+    assert {found[key.lstrip("+")] for key in (*keys, "data.validation.b")} == {path}
+    for verb, key in (("report", "run"), ("prepare", "input"), ("prepare", "out")):
+        assert getattr(config.compose([cli.quoted(f"{key}={path}")], verb), key) == path
+
+
+@pytest.mark.parametrize(
+    "word", ["prompt='a'", "samples.prompt=null", "optim.lr=1,2", "run=[runs/a,runs/b]", "-m"]
+)
 def test_other_words_stay_as_they_are(word: str) -> None:
     assert cli.quoted(word) == word
 

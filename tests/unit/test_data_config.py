@@ -15,7 +15,7 @@ from lmtrain.data.curriculum_config import (
     Remainder,
     ViewName,
 )
-from lmtrain.data.prepare_config import PrepareConfig
+from lmtrain.data.prepare_config import InputFormat, Mode, PrepareConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -77,6 +77,18 @@ def test_tokens_of_a_step_must_be_whole_rows() -> None:
         (PrepareConfig(input="x", out="y", tokenizer="bpe:"), "tokenizer=bpe: has no size"),
         (PrepareConfig(input="x", out="y", tokenizer="bpe:100"), "257 or more"),
         (PrepareConfig(input="x", out="y", max_errors=-1), "max_errors=-1"),
+        (PrepareConfig(mode=Mode.verify, input="x", dry_run=True), "dry_run=True is not for mode="),
+        (
+            PrepareConfig(
+                mode=Mode.import_,
+                format=InputFormat.dolma,
+                input="x",
+                out="y",
+                tokenizer="t.json",
+                max_documents=3,
+            ),
+            "max_documents=3 is not for mode=import",
+        ),
     ],
 )
 def test_preparation_names_its_problem(config: PrepareConfig, sentence: str) -> None:

@@ -12,7 +12,7 @@ from data_stores import random_texts, write_store
 
 from lmtrain.config import compose
 from lmtrain.data.config import DataConfig, MixScope, SourceConfig
-from lmtrain.data.curriculum_config import CurriculumConfig
+from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName
 from lmtrain.data.fingerprint import row_fingerprint
 from lmtrain.data.plan import Plan
 from lmtrain.data.sources import Sources, open_data, open_validation
@@ -157,6 +157,25 @@ def test_no_cell_is_repeated_more_than_allowed_and_the_run_length_is_then_said(
     )
     assert plan.identity["train.steps"] == 350
     assert "train.steps" not in free.identity
+    assert "more often than" not in summarize(plan, 350)
+
+
+def test_a_stage_that_repeats_short_pieces_more_than_allowed_is_told(
+    stores: dict[str, Store],
+) -> None:
+    data = mixed(stores, {"web": 0.9, "code": 0.1})
+    data.configs["web"].max_repetition = 2
+    supply = make(data).mixture.tokens
+    short = int(supply[1, 0])
+    stages = [[4 * short, 32]]
+    curriculum = replace(CURRICULUM, name=CurriculumName.progressive, stages=stages)
+    steps = 4 * short // STEP
+    plan = Plan.build(data, curriculum, seed=1, tokens_per_step=STEP, steps=steps)
+    told = summarize(plan, steps)
+    assert re.search(
+        r"of web more often than data.sources.web.max_repetition=2: 32 \(3.\d tim", told
+    )
+    assert "lengths of code" not in told
 
 
 def test_sources_of_different_tokenizers_are_refused(
@@ -225,7 +244,7 @@ def test_what_validates_is_not_trained_on(stores: dict[str, Store], tmp_path: Pa
 @pytest.mark.parametrize(
     ("sources", "words"),
     [
-        ({"web": {}}, r"data\.sources\.web\.path=None is no folder"),
+        ({"web": {}}, r"web\.path=None is no folder .* leave it out with ~data\.sources\.web"),
         ({"web": {"path": "/x", "weight": 0}}, r"data\.sources\.web\.weight=0 is no positive"),
         ({"web": {"path": "/x", "weight": "a"}}, r"data\.sources\.web\.weight=a is no positive"),
         ({"web": {"path": "/x", "wieght": 1}}, r"data\.sources\.web\.wieght is no key"),

@@ -100,6 +100,17 @@ def test_a_pattern_and_a_field(tmp_path: Path) -> None:
     assert [entry.name[-7:] for entry in store.manifest.inputs] == ["a.jsonl", "b.jsonl"]
 
 
+def test_folders_behind_links_are_entered_once(tmp_path: Path) -> None:
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for folder in (corpus / ".hidden", elsewhere / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "a.txt").write_text(f"in {folder.name}")
+    (corpus / "link").symlink_to(elsewhere)
+    (corpus / "link again").symlink_to(elsewhere)
+    (elsewhere / "deep" / "round").symlink_to(corpus)
+    assert texts_of(run(tmp_path, corpus)) == ["in deep"]
+
+
 def test_malformed_and_empty_documents_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +211,13 @@ def test_only_the_first_documents(tmp_path: Path) -> None:
     assert texts_of(run(tmp_path, write(tmp_path, "jsonl"), max_documents=2)) == TEXTS[:2]
 
 
+def test_a_vocabulary_that_the_text_does_not_fill_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = run(tmp_path, write(tmp_path, "jsonl"), tokenizer="bpe:9999")
+    assert f"bpe:9999 ends with {store.vocab_size} tokens: the text" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "options", "sentence"),
     [
@@ -208,9 +226,10 @@ def test_only_the_first_documents(tmp_path: Path) -> None:
         ("a.jsonl.gz", b"not gzip", {}, "cannot be read"),
         ("a.parquet", b"not parquet", {}, "is no parquet file"),
         ("a.txt", b" \n", {}, "every document of the input is empty"),
+        ("a.jsonl", b'{"txt": "x", "n": 1}', {}, ":1: field=text is not there: .* of txt, n"),
         ("a.txt", b"x", {"tokenizer": "missing.json"}, "tokenizer missing.json is missing"),
         ("a.txt", b"x", {"end_of_text": "<no>"}, "has no token <no>"),
-        ("a.txt", b"x", {"tokenizer": "bpe:7"}, "bpe:7 has no size"),
+        ("a.txt", b"x", {"tokenizer": "bpe:7"}, "bpe:7 is too small"),
     ],
 )
 def test_bad_input_is_a_sentence(

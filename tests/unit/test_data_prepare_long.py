@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from lmtrain.data import encoding, longtext, readers
+from lmtrain.data.estimate import estimate
 from lmtrain.data.longtext import UncuttableError, encode_long, pieces
 from lmtrain.data.prepare import prepare
 from lmtrain.data.prepare_config import PrepareConfig
@@ -171,3 +173,17 @@ def test_a_text_that_cannot_be_cut_is_malformed(
     counts = Store(prepare(config)).manifest.counts
     assert (counts.documents, counts.empty, counts.malformed) == (2, 0, 1)
     assert counts.tokens == 2 + 1 + 1 + 1
+
+
+@pytest.mark.parametrize("name", ["long.txt", "long.txt.gz"])
+def test_an_estimate_counts_the_characters_of_a_long_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    text = "".join(RANDOM.choices("文字日本語 一二三", k=2_000_000))
+    data = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    monkeypatch.setattr(readers, "WHOLE_CHARACTERS", 500_000)
+    config = PrepareConfig(input=str(tmp_path / name), out="x", tokenizer="bytes", max_documents=9)
+    guess = estimate(config)
+    assert guess.documents == guess.share == 1
+    assert guess.tokens == pytest.approx(len(data), rel=0.15)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmtrain.data import readers, units
-from lmtrain.data.lines import Lines, count_lines
+from lmtrain.data.lines import Lines
 from lmtrain.data.readers import LongFile, Problem, Reader
 from lmtrain.data.units import Input, UnitKind, plan_units
 
@@ -56,8 +56,6 @@ def test_ranges_side_by_side_hold_every_line_and_paragraph_once(
             before += part.count
         assert seen == paragraphs
         assert before == whole.count
-        ended = not data or data.endswith(b"\n")
-        assert count_lines(path, len(data)) == whole.count - (not ended)
     assert b"".join(lines) == data
 
 

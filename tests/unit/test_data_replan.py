@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lmtrain.data.config import MixScope, SourceConfig
 from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName
 from lmtrain.data.plan import Plan
-from lmtrain.data.replan import Past, changes
+from lmtrain.data.replan import Past, Used, changes, order_names
 from lmtrain.data.sources import Sources
 from lmtrain.data.summary import summarize
 
@@ -197,6 +197,14 @@ def test_skipped_steps_stay_skipped(stores: dict[str, Store]) -> None:
     plain = build(stores["web"], [past], tokens_per_step=2 * STEP)
     for step, planned in ((20, 20), (26, 26), (27, 30), (40, 43)):
         assert after[step].starts.tolist() == plain[planned].starts.tolist()
+
+
+def test_orders_that_two_old_names_claim_go_to_the_first() -> None:
+    """Not to whichever a set gives first, which differs from process to process."""
+    used = {name: {"pieces of 32": Used(5, 77)} for name in ("d", "c", "b", "e")}
+    past = Past(step=1, plan="", identity={}, used=used)
+    cells = {name: {"pieces of 32": 77} for name in ("x", "y", "e")}
+    assert order_names(cells, [past]) == {"x": "b", "y": "c", "e": "e"}
 
 
 def test_changes_name_their_keys() -> None:

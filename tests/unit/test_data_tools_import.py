@@ -141,6 +141,9 @@ def test_files_of_a_folder_are_taken_in_order(tmp_path: Path) -> None:
     files = find_token_files(str(tmp_path), InputFormat.datatrove)
     assert files == [tmp_path / "a" / "c" / "all.ds", tmp_path / "b" / "all.ds"]
     assert find_token_files(str(tmp_path / "*" / "*"), InputFormat.datatrove) == files[1:]
+    (tmp_path / "[b].npy").touch()
+    assert find_token_files(str(tmp_path / "[b].npy"), InputFormat.dolma) == [tmp_path / "[b].npy"]
+    (tmp_path / "[b].npy").unlink()
     with pytest.raises(ValueError, match=r"has no .npy files for format=dolma"):
         find_token_files(str(tmp_path), InputFormat.dolma)
     run_mode(import_config(tmp_path, tmp_path / "store", "datatrove"))

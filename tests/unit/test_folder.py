@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lmtrain.config import RunConfig, compose, read, to_yaml
+from lmtrain.settings.budget import BudgetSection
+from lmtrain.settings.checkpoint import ResumeSection
 from lmtrain.settings.optim import OptimConfig
 from lmtrain.settings.run import RunSection
+from lmtrain.train.checkpoint import State
 from lmtrain.train.folder import RunFolder
 from lmtrain.train.manifest import Manifest
 from lmtrain.train.opening import open_run
@@ -68,18 +71,21 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file" / "run").claimed().__enter__()
 
 
-@pytest.fixture
-def begun(tiny: list[str], tmp_path: Path) -> RunConfig:
-    """A run with a checkpoint at step 5, of which only what `resume` reads is there."""
-    config = compose([*tiny, f"run.dir={tmp_path}/run"])
+def begin(config: RunConfig) -> RunConfig:
+    """Leave the checkpoint of a run at step 5, of which only what `resume` reads is there."""
     opened = open_run(config)
-    step = tmp_path / "run" / "checkpoints" / "step_00000005"
+    step = opened.folder.checkpoints / "step_00000005"
     step.mkdir(parents=True)
     (step / "config.yaml").write_text(to_yaml(opened.config))
-    state = {"step": 5, "plan": opened.plan.hash, "identity": opened.plan.identity, "format": 2}
-    (step / "state.json").write_text(json.dumps(state))
+    (step / "state.json").write_text(json.dumps(asdict(State.of(5, opened.plan, {}))))
     Manifest.of(step, list(step.iterdir())).write(step / "manifest.json")
     return config
+
+
+@pytest.fixture
+def begun(tiny: list[str], tmp_path: Path) -> RunConfig:
+    """A run with a checkpoint at step 5."""
+    return begin(compose([*tiny, f"run.dir={tmp_path}/run"]))
 
 
 def test_a_finished_run_is_not_begun_anew(begun: RunConfig) -> None:
@@ -120,3 +126,48 @@ def test_another_run_is_refused_by_its_key(
         values = replace(begun.optim, lr=0.5)
     with pytest.raises(ValueError, match=f"step_00000005 cannot continue: .*{words}"):
         open_run(replace(begun, **{section: values}))
+
+
+def test_a_budget_of_tokens_counts_on_from_what_was_seen(begun: RunConfig) -> None:
+    def steps(tokens: float) -> int:
+        wider = replace(begun.train, tokens_per_step=512)
+        config = replace(begun, train=wider, budget=BudgetSection(tokens=tokens))
+        return open_run(replace(config, resume=ResumeSection(replan=True))).config.train.steps
+
+    assert [steps(5 * 256 + more) for more in (0, 1023, 1024)] == [5, 6, 7]
+    with pytest.raises(ValueError, match=r"budget\.tokens=1000 \(4 steps\) lies before its step 5"):
+        steps(1000)
+
+
+@pytest.mark.parametrize("old", [[], [[1, 3]]])
+def test_only_steps_that_lie_ahead_are_left_out(
+    tiny: list[str], tmp_path: Path, old: list[list[int]]
+) -> None:
+    begun = begin(compose([*tiny, f"run.dir={tmp_path}/run", f"data.skip_steps={old}"]))
+    ahead = 7 if old else 5
+
+    def first(skips: list[list[int]]) -> list[int]:
+        config = replace(begun, data=replace(begun.data, skip_steps=skips))
+        return open_run(config).plan[5].starts.tolist()
+
+    assert first([*old, [ahead, ahead + 2]]) != first(old)
+    for skips in ([*old, [ahead - 1, ahead]], [[0, 1], *old], [[1, 4]]):
+        with pytest.raises(ValueError, match=rf"let what you add begin at {ahead} or later"):
+            first(skips)
+
+
+def test_weights_that_only_the_rest_of_a_run_allows_are_planned_anew(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    [path] = [word.removeprefix("data.source=") for word in tiny if "data.source=" in word]
+    words = [*(word for word in tiny if "data.source=" not in word), f"run.dir={tmp_path}/run"]
+    words += [f"+data.sources.{name}.path={path}" for name in "ab"]
+    words += ["+data.sources.a.weight=1e-2"]
+    begun = begin(compose(words))
+    held = int(open_run(begun).plan.mixture.tokens[0].sum())
+    more = [*words, "++data.sources.a.weight=1e2", f"+data.sources.a.max_repetition={1500 / held}"]
+    with pytest.raises(ValueError, match=r"more than data\.sources\.a\.max_repetition"):
+        open_run(compose(more))
+    plan = open_run(compose([*more, "resume.replan=true"])).plan
+    assert plan.first_step == 5
+    assert plan.given(8)["a"] > 0.9

@@ -138,22 +138,28 @@ def test_tensorboard_has_every_number(tmp_path: Path) -> None:
     [
         (LoggingSection(profile="3"), "logging.profile=3 is not FIRST:COUNT: say 100:3"),
         (LoggingSection(profile="0:1"), "logging.profile=0:1 is not FIRST:COUNT"),
-        (LoggingSection(profile="299:3"), "logging.profile=299:3 ends after train.steps=300"),
         (LoggingSection(norms_every=0), "logging.norms_every=0 must be at least 1"),
     ],
 )
 def test_what_cannot_be_logged_is_refused(logging: LoggingSection, told: str) -> None:
-    [problem] = logging.check(300)
+    [problem] = logging.check()
     assert problem.startswith(told)
 
 
 def test_what_can_be_logged_is_not_refused() -> None:
-    assert LoggingSection(profile="298:3", norms_every=1).check(300) == []
+    assert LoggingSection(profile="298:3", norms_every=1).check() == []
     assert list(LoggingSection(profile="298:3").profiled) == [298, 299, 300]
 
 
+def test_a_profile_ends_with_the_run() -> None:
+    logging = LoggingSection(profile="298:3")
+    assert logging.check_steps(300, "train.steps=300") == []
+    [problem] = logging.check_steps(299, "train.steps=299")
+    assert problem.startswith("logging.profile=298:3 ends after train.steps=299: choose")
+
+
 def test_gradients_that_cannot_be_read_are_not_promised() -> None:
-    [problem] = LoggingSection(norms_every=5).check(300, EngineKind.deepspeed)
+    [problem] = LoggingSection(norms_every=5).check(EngineKind.deepspeed)
     assert problem.startswith("logging.norms_every=5 reads gradients, which DeepSpeed keeps")
 
 
@@ -162,5 +168,5 @@ def test_a_package_that_is_absent_is_named(package: str, monkeypatch: pytest.Mon
     monkeypatch.setattr("lmtrain.settings.logging.find_spec", lambda _: None)
     logging = LoggingSection()
     setattr(logging, package, True)
-    [problem] = logging.check(300)
+    [problem] = logging.check()
     assert problem.endswith(f"but {package} is not installed: pip install 'lmtrain[{package}]'")

@@ -122,6 +122,23 @@ def test_numbers_are_words(tmp_path: Path) -> None:
         ("data.task.name=count; +data.task.options={group: 'Z²'}", "none of Z2 to Z1024"),
         ("data.task.lengths=[32,100]", "must be powers of two"),
         ("data.task.lengths=[32,256]", "above curriculum.max_length=128"),
+        (
+            "data.task.lengths=[16,32]; curriculum.remainder=pack; +data.task.options={pairs: 4}",
+            "rows below curriculum.min_length=32, which would drop them: lower it",
+        ),
+        (
+            "data.task.lengths=[128]; curriculum=fixed; curriculum.length=64",
+            "the 64 of curriculum.name=fixed, which would cut or drop them",
+        ),
+        (
+            "curriculum.name=window_warmup",
+            "the 128 of curriculum.name=window_warmup, which would cut",
+        ),
+        (
+            "data.task.lengths=[32]; curriculum=fixed; curriculum.length=32; "
+            "curriculum.min_length=64",
+            "rows below curriculum.min_length=64",
+        ),
         ("data.task.rows=0", "data.task.rows=0 must be at least 1"),
         ("data.source=stdlib", "data.source=stdlib is text"),
         ("curriculum=concat", "curriculum.view=concat would cut its rows"),
@@ -130,6 +147,21 @@ def test_numbers_are_words(tmp_path: Path) -> None:
 def test_what_cannot_be_is_told(tmp_path: Path, override: str, told: str) -> None:
     problems = composed(tmp_path, *override.split("; ")).check(1)
     assert any(told in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    "more", [["curriculum.remainder=pack"], ["curriculum.remainder=keep"], ["curriculum=natural"]]
+)
+def test_a_step_holds_the_targets_of_whole_rows(tmp_path: Path, more: list[str]) -> None:
+    config = composed(tmp_path, *more)
+    data, plan = corpus(config), plan_of(config)
+    assert config.check(1) == []
+    assert set(plan.lengths) == {32, 128}
+    for step in range(8):
+        rows = config.train.tokens_per_step // plan.length(step)
+        [batch] = next(iter(Loader(data, plan, first_step=step, prefetch=0)))
+        there = int((batch.targets != IGNORED).sum())
+        assert there == plan.targets(step) == rows * data.task.targets(plan.length(step))
 
 
 @pytest.mark.slow

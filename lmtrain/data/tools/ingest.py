@@ -11,6 +11,7 @@ import numpy as np
 
 from lmtrain.data.choice import Choice
 from lmtrain.data.encoding import Encoded
+from lmtrain.data.inputs import named
 from lmtrain.data.lock import locked
 from lmtrain.data.manifest import InputEntry, token_dtype
 from lmtrain.data.prepare_config import InputFormat
@@ -73,14 +74,9 @@ def find_token_files(pattern: str, kind: InputFormat) -> list[Path]:
         ValueError: there are none.
     """
     suffix, _ = READERS[kind]
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        found = sorted(path.rglob(f"*{suffix}"))
-    elif any(character in pattern for character in "*?["):
-        anchor = Path(path.anchor)
-        found = sorted(anchor.glob(str(path.relative_to(anchor))))
-    else:
-        return [path]
+    found = named(pattern)
+    if Path(pattern).expanduser() in found:
+        return found  # of any suffix, or the prefix of several files
     found = [file for file in found if file.suffix == suffix]
     if not found:
         raise ValueError(f"input={pattern} has no {suffix} files for format={kind}: give others")
