@@ -243,8 +243,9 @@ class Training:
             check_checkpoint(self.engine, folder)
             self.engine.load(folder, self.model, self.optimizer)
             state = checkpoint.read_state(folder)
-            self.faults.restore(state.faults)
             back = state.step
+            alike = self.objective.stage(back - 1) == self.objective.stage(step - 1)
+            self.faults.restore(state.faults if alike else {})
         self.tell(FaultReport(step=step, fault=fault, back=back, faults=self.faults.count))
 
     def validate(self, step: int) -> None:
