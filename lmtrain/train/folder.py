@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from lmtrain.data.plan import Plan
     from lmtrain.data.replan import Past
+    from lmtrain.settings.scores import ScoresSection
 
 FIXED = ("run.seed", "model.", "optim.", "distill.", "train.z_loss")
 """Keys that may not change when a run continues; data and curriculum are judged by their plan."""
@@ -103,13 +105,14 @@ class RunFolder:
         lines = (self.path / "metrics.jsonl").read_text().splitlines()
         return any(_step(line) == step and "val_loss" in line for line in lines)
 
-    def scored(self, step: int) -> bool:
-        """Whether the scores of the model after ``step`` were written."""
+    def scored(self, step: int, asked: ScoresSection) -> bool:
+        """Whether the scores that are asked of the model after ``step`` were written."""
         try:
-            scored = json.loads(self.scores.read_text())["checkpoint"]
+            scored = json.loads(self.scores.read_text())
+            model, found = Path(str(scored["checkpoint"])).name, scored["config"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        return Path(str(scored)).name == checkpoint_at(self.checkpoints, step).name
+        return model == checkpoint_at(self.checkpoints, step).name and found == asdict(asked)
 
     def finish(self, step: int) -> None:
         """Say that the run reached its last step."""
