@@ -97,6 +97,12 @@ def test_a_run_needs_a_folder_with_a_name() -> None:
     assert problem.startswith("run.dir is empty")
 
 
+def test_the_folder_of_a_sweep_takes_no_run(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").touch()
+    [problem] = compose([f"run.dir={tmp_path}"]).check(world_size=1)
+    assert problem.startswith(f"run.dir={tmp_path} holds a sweep")
+
+
 def test_one_problem_is_told_without_a_count() -> None:
     with pytest.raises(ValueError, match=r"^optim\.clip=0 must be positive and finite$"):
         require(OptimConfig(clip=0.0).check())
