@@ -150,6 +150,10 @@ def test_a_configuration_says_a_ratio_and_holds_the_word() -> None:
     config = compose(said)
     assert config.model.pattern == "MMAA"
     assert compose(["model.pattern=GW", "hybrid.ratio=1:1"]).model.pattern == "GW"
+    alone = ["hybrid.ratio=1:0", "hybrid.placement=last"]
+    assert compose(alone).check(1) == [
+        f"{said} needs hybrid.mixer: say hybrid.mixer=G, or leave it out" for said in sorted(alone)
+    ]
     problems = compose([*said, "hybrid.mixer=X", "hybrid.ratio=2:1"]).hybrid.check(4)
     assert [problem.partition(":")[0] for problem in problems] == [
         "hybrid.mixer=X is no mixer",
