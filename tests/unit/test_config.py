@@ -70,6 +70,7 @@ def test_check_tells_every_problem_at_once(tmp_path: Path) -> None:
             "optim.beta2=1.5",
             "train.steps=0",
             "samples.top_p=0",
+            "samples.count=-1",
             f"run.dir={tmp_path}/file/run",
         ]
     )
@@ -84,6 +85,7 @@ def test_check_tells_every_problem_at_once(tmp_path: Path) -> None:
         "optim.beta2=1.5",
         "train.steps=0",
         "samples.top_p=0",
+        "samples.count=-1",
         "run.dir=",
     ):
         assert any(word in problem for problem in problems), word
