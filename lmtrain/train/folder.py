@@ -31,6 +31,9 @@ FIXED = ("run.seed", "model.", "optim.", "distill.", "train.z_loss")
 FREE = ("model.name", "distill.teacher")
 """Keys among them that decide nothing; a teacher is known by its weights, wherever it lies."""
 
+VOCABULARY = ("data.source", "data.vocab_size", "data.task.")
+"""Keys from which the model's vocabulary follows: a user who changed one hears of it first."""
+
 
 class RunFolder:
     """The folder of one run."""
@@ -191,10 +194,14 @@ def _differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What makes ``new`` another run than ``old``."""
     before, now = flat(old), flat(new)
     another = ", or name this run in run.weights of a new one"
+    changed = [key for key, value in now.items() if value != before.get(key)]
+    fixed = [key for key in changed if key.startswith(FIXED) and key not in FREE]
+    if "model.vocab_size" in fixed:
+        fixed = [key for key in changed if key.startswith(VOCABULARY)] + fixed
     return [
-        f"{key} was {before.get(key)} and is {value}: set it back{another if extends(key) else ''}"
-        for key, value in now.items()
-        if key.startswith(FIXED) and key not in FREE and value != before.get(key)
+        f"{key} was {before.get(key)} and is {now[key]}: set it back"
+        f"{another if extends(key) else ''}"
+        for key in fixed
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 from lmtrain.config import RunConfig, compose, read, to_yaml
 from lmtrain.settings.optim import OptimConfig
 from lmtrain.settings.run import RunSection
-from lmtrain.train.folder import RunFolder
+from lmtrain.train.folder import RunFolder, _differences
 from lmtrain.train.manifest import Manifest
 from lmtrain.train.opening import open_run
 
@@ -120,3 +120,11 @@ def test_another_run_is_refused_by_its_key(
         values = replace(begun.optim, lr=0.5)
     with pytest.raises(ValueError, match=f"step_00000005 cannot continue: .*{words}"):
         open_run(replace(begun, **{section: values}))
+
+
+def test_a_vocabulary_that_follows_from_the_data_is_told_after_it() -> None:
+    runs = [compose([f"data.source={name}"]).resolved(size) for name, size in (("a", 9), ("b", 99))]
+    assert _differences(*runs) == [
+        "data.source was a and is b: set it back",
+        "model.vocab_size was 64 and is 128: set it back",
+    ]
