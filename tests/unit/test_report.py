@@ -75,11 +75,14 @@ def test_plain_lines_come_every_few_steps(capsys: pytest.CaptureFixture[str]) ->
     for step in range(9, 31):
         tell(replace(STEP, step=step))
     tell(VALIDATION)
+    tell(replace(STEP, stage="logits"))
     tell.close()
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in printed] == ["9/30", "10/30", "20/30", "30/30", "10"]
+    steps = ["9/30", "10/30", "20/30", "30/30", "10", "10/30"]
+    assert [line.split()[1] for line in printed] == steps
     assert "loss 2.500  length 64  5,000 tokens/s  ETA 0:00:00" in printed[3]
     assert "validation loss 2.000  1.500 bits per byte  by length  64: 2.000" in printed[4]
+    assert "loss 2.500 (logits)  length 64" in printed[5]
 
 
 def test_only_the_first_rank_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
