@@ -47,6 +47,7 @@ def test_capital_small_dash_and_brackets_make_the_blocks_they_say() -> None:
         ("GGXA", 2, "'X' is no mixer"),
         ("GG A", 2, "' ' is no mixer"),
         ("G3A", 1, "'3' is no mixer"),
+        ("GA,MA", 2, "several words run one after the other with -m"),
         ("G]A", 1, "']' is no mixer"),
         ("\u017f", 0, "is no mixer"),
         ("", 0, "empty"),
@@ -73,6 +74,7 @@ def test_an_error_points_at_its_place(word: str, column: int, why: str) -> None:
         parse(word, 8)
     message, shown, caret = str(error.value).split("\n")
     assert why in message
+    assert message.startswith(f"model.pattern={word}: ")
     assert shown == f"  {word}"
     assert caret == " " * (column + 2) + "^"
 
