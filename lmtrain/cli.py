@@ -155,18 +155,26 @@ class Verb:
     does: str
     config: str
     run: Callable[[Any], int]
+    takes: tuple[str, ...] = ()
+    """Keys that words without one are likely to be meant for."""
 
 
 VERBS = {
-    "prepare": Verb("text files to a token store, and tools on stores", "prepare", _prepare),
+    "prepare": Verb(
+        "text files to a token store, and tools on stores", "prepare", _prepare, ("input", "out")
+    ),
     "train": Verb("pretrain; the same command continues a run", "config", _train),
-    "generate": Verb("text from a checkpoint", "generate", _generate),
-    "eval": Verb("scores of a checkpoint, by length and position", "eval", _eval),
-    "export": Verb("a checkpoint as a folder that transformers loads", "export", _export),
-    "import": Verb("a folder of transformers as a checkpoint", "import", _import),
+    "generate": Verb("text from a checkpoint", "generate", _generate, ("checkpoint",)),
+    "eval": Verb("scores of a checkpoint, by length and position", "eval", _eval, ("checkpoint",)),
+    "export": Verb(
+        "a checkpoint as a folder that transformers loads", "export", _export, ("checkpoint", "out")
+    ),
+    "import": Verb(
+        "a folder of transformers as a checkpoint", "import", _import, ("folder", "out")
+    ),
     "inspect": Verb("what a run needs on given machines, before it", "inspect", _inspect),
     "doctor": Verb("what of this machine helps or hinders a training", "config", _doctor),
-    "report": Verb("a run, or several, as one page and in words", "report", _report_runs),
+    "report": Verb("a run, or several, as one page and in words", "report", _report_runs, ("run",)),
     "bench": Verb("speed of a step, of strategies, of links, of data", "bench", _bench),
 }
 
@@ -231,8 +239,26 @@ def _through_hydra(name: str) -> int:
     # From 3.14 on argparse reads help when an argument is added. A flag of Hydra has one that is
     # no text until it is asked for (https://github.com/facebookresearch/hydra/issues/3121).
     ArgumentParser._check_help = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
+    _require_keys(verb)
     job()
     return 0
+
+
+def _require_keys(verb: Verb) -> None:
+    """See that all words are flags of Hydra or say a key.
+
+    Raises:
+        ValueError: with what may be meant.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    parsed, others = get_args_parser().parse_known_args()
+    if flags := [word for word in others if word.startswith("-")]:
+        raise ValueError(f"there is no flag {flags[0]}: keys are KEY=VALUE, and --help lists them")
+    if bare := [word for word in parsed.overrides if "=" not in word and word[:1] != "~"]:
+        meant = " ".join(f"{key}={word}" for key, word in zip(verb.takes, bare, strict=False))
+        hint = f"say {meant}" if meant else "--help lists the keys"
+        raise ValueError(f"'{' '.join(bare)}' is no KEY=VALUE: {hint}")
 
 
 def quoted(word: str) -> str:

@@ -81,7 +81,7 @@ def _train(leg: Leg) -> Seen:
         seen.norms.append(engine.step(optimizer, lr=config.optim.lr, clip=config.optim.clip))
         seen.losses.append(engine.total(nll).item() / targets)
     if leg.save:
-        engine.save(leg.save, model, optimizer)
+        engine.snapshot(model, optimizer).write(leg.save)
     engine.close()
     return seen
 

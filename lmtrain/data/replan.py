@@ -83,9 +83,14 @@ def order_names(cells: dict[str, dict[str, int]], past: Sequence[Past]) -> dict[
     return names
 
 
+FOLLOW = ("data.max_documents", "curriculum.odds", "curriculum.cycle_steps")
+"""Keys that other keys decide too, each also those before it."""
+
+
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What of a plan's identity differs, key by key."""
+    """What of a plan's identity differs, key by key; last what may follow from the others."""
     keys = sorted((before.keys() | now.keys()) - {"resume.replan"})
+    keys.sort(key=lambda key: FOLLOW.index(key) if key in FOLLOW else -1)
     return [
         f"{key} was {before.get(key)} and is {now.get(key)}"
         for key in keys

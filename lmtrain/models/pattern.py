@@ -182,8 +182,9 @@ def _letter(word: str, at: int) -> str:
     if letter.upper() in LETTERS and letter.isascii():
         return letter
     names = ", ".join(f"{key} {name}" for key, name in LETTERS.items())
-    raise _fault(word, at, f"{letter!r} is no mixer; the letters are {names}")
+    several = ", and several words run one after the other with -m" if letter == "," else ""
+    raise _fault(word, at, f"{letter!r} is no mixer; the letters are {names}{several}")
 
 
 def _fault(word: str, at: int, why: str) -> ValueError:
-    return ValueError(f"model.pattern: {why}.\n  {word}\n  {' ' * at}^")
+    return ValueError(f"model.pattern={word}: {why}.\n  {word}\n  {' ' * at}^")

@@ -29,7 +29,12 @@ class SamplesSection:
     def check(self) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""
         counts = {"samples.tokens": self.tokens, "samples.prompt_tokens": self.prompt_tokens}
-        return [*positive(counts), *sampling(self.temperature, self.top_p, prefix="samples.")]
+        negative = f"samples.count={self.count} is negative: 0 writes none"
+        return [
+            *([negative] if self.count < 0 else []),
+            *positive(counts),
+            *sampling(self.temperature, self.top_p, prefix="samples."),
+        ]
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from lmtrain.models.pattern import LETTERS, Placement, hybrid
 
@@ -28,7 +28,11 @@ class HybridSection:
     def check(self, n_layers: int) -> list[str]:
         """Every problem, each a sentence with key, value and remedy."""
         if self.mixer is None:
-            return []
+            unused = asdict(self).items() - asdict(HybridSection()).items()
+            return [
+                f"hybrid.{key}={value} needs hybrid.mixer: say hybrid.mixer=G, or leave it out"
+                for key, value in sorted(unused)
+            ]
         problems = [
             f"hybrid.{key}={letter} is no mixer: the letters are {', '.join(LETTERS)}"
             for key, letter in {"mixer": self.mixer, "attention": self.attention}.items()

@@ -34,6 +34,11 @@ class RunSection:
             return [
                 f"run.dir={self.dir} cannot be written, {existing} is read-only: choose another"
             ]
+        if (folder / "sweep.yaml").exists():
+            return [
+                f"run.dir={self.dir} holds a sweep, and a run would lie among its points: choose "
+                "another"
+            ]
         return []
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 
     from lmtrain.data.plan import Plan
     from lmtrain.data.replan import Past
+    from lmtrain.settings.scores import ScoresSection
 
 FIXED = ("run.seed", "model.", "optim.", "distill.", "train.z_loss")
 """Keys that may not change when a run continues; data and curriculum are judged by their plan."""
 
 FREE = ("model.name", "distill.teacher")
 """Keys among them that decide nothing; a teacher is known by its weights, wherever it lies."""
+
+VOCABULARY = ("data.source", "data.vocab_size", "data.task.")
+"""Keys from which the model's vocabulary follows: a user who changed one hears of it first."""
 
 
 class RunFolder:
@@ -104,13 +109,14 @@ class RunFolder:
         lines = (self.path / "metrics.jsonl").read_text().splitlines()
         return any(_step(line) == step and "val_loss" in line for line in lines)
 
-    def scored(self, step: int) -> bool:
-        """Whether the scores of the model after ``step`` were written."""
+    def scored(self, step: int, asked: ScoresSection) -> bool:
+        """Whether the scores that are asked of the model after ``step`` were written."""
         try:
-            scored = json.loads(self.scores.read_text())["checkpoint"]
+            scored = json.loads(self.scores.read_text())
+            model, found = Path(str(scored["checkpoint"])).name, scored["config"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        return Path(str(scored)).name == checkpoint_at(self.checkpoints, step).name
+        return model == checkpoint_at(self.checkpoints, step).name and found == asdict(asked)
 
     def finish(self, step: int) -> None:
         """Say that the run reached its last step."""
@@ -219,10 +225,14 @@ def _differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What makes ``new`` another run than ``old``."""
     before, now = flat(old), flat(new)
     another = ", or name this run in run.weights of a new one"
+    changed = [key for key, value in now.items() if value != before.get(key)]
+    fixed = [key for key in changed if key.startswith(FIXED) and key not in FREE]
+    if "model.vocab_size" in fixed:
+        fixed = [key for key in changed if key.startswith(VOCABULARY)] + fixed
     return [
-        f"{key} was {before.get(key)} and is {value}: set it back{another if extends(key) else ''}"
-        for key, value in now.items()
-        if key.startswith(FIXED) and key not in FREE and value != before.get(key)
+        f"{key} was {before.get(key)} and is {now[key]}: set it back"
+        f"{another if extends(key) else ''}"
+        for key in fixed
     ]
 
 

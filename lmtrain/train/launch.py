@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +30,9 @@ OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 """Tells torch's launcher to let processes meet in a store of their own. The one it shares with them
 otherwise keeps their addresses from one start to the next (pytorch issue 135712)."""
 
+LOGGERS = ("torch.distributed.elastic.multiprocessing.api", "torch.multiprocessing.spawn")
+"""Where torch's launcher tells how its workers end, with tracebacks."""
+
 
 def launch(config: RunConfig) -> int:
     """Train as the configuration says; the exit code, which says so when a signal stopped it.
@@ -36,6 +42,7 @@ def launch(config: RunConfig) -> int:
 
     Raises:
         ValueError: the configuration has problems; all of them are told, and nothing was written.
+            Or the run cannot go on, and says why.
         ChildProcessError: a worker failed more often than ``launch.restarts``.
     """
     joined = "WORLD_SIZE" in os.environ
@@ -85,14 +92,40 @@ def _spawn(config: RunConfig) -> Outcome:
         max_restarts=config.launch.restarts,
         signals_to_handle="SIGHUP",  # the others are relayed here: it would end saving workers
     )
-    with _relayed_signals() as heard:
+    with _relayed_signals() as heard, _one_mistake() as mistake:
         try:
-            outcome = elastic_launch(settings, _work)(config, heard)[0]
+            outcome = elastic_launch(settings, _work)(config, heard, mistake)[0]
             return replace(outcome, signal=heard[0]) if heard and outcome.signal else outcome
         except ChildFailedError as error:
-            if heard:  # they left when their time was up
-                return Outcome(step=0, signal=heard[0])
-            raise ChildProcessError(_end_of_worker(*error.get_first_failure())) from error
+            if not heard and not mistake.exists():
+                raise ChildProcessError(_end_of_worker(*error.get_first_failure())) from error
+            return Outcome(step=0, signal=next(iter(heard), None))  # when their time was up
+
+
+@contextmanager
+def _one_mistake() -> Iterator[Path]:
+    """A file in which a worker leaves its sentence, which then stands for all that torch says.
+
+    Raises:
+        ValueError: with that sentence.
+    """
+    with TemporaryDirectory() as folder:
+        mistake = Path(folder, "mistake")
+        shown = os.environ.get("LMTRAIN_TRACEBACK") == "1"
+
+        def wanted(_: logging.LogRecord) -> bool:
+            return shown or not mistake.exists()
+
+        loggers = [logging.getLogger(name) for name in LOGGERS]
+        for logger in loggers:
+            logger.addFilter(wanted)
+        try:
+            yield mistake
+        finally:
+            for logger in loggers:
+                logger.removeFilter(wanted)
+        if mistake.exists():
+            raise ValueError(mistake.read_text(encoding="utf-8"))
 
 
 def _end_of_worker(rank: int, failure: ProcessFailure) -> str:
@@ -102,18 +135,27 @@ def _end_of_worker(rank: int, failure: ProcessFailure) -> str:
     return f"a worker failed, process {rank}; what it said stands above"
 
 
-def _work(config: RunConfig, heard: list[int]) -> Outcome:
+def _work(config: RunConfig, heard: list[int], mistake: Path) -> Outcome:
     """One worker. Ctrl-C reaches it as the SIGTERM that the parent relays.
 
     Args:
         config: of the run.
         heard: signals that the parent had heard when it started this worker.
+        mistake: a file for the sentence that ends the run; there, once a worker has left it.
+
+    Raises:
+        ValueError: a mistake, which also ends workers that wait for this one.
     """
-    if heard:
-        return Outcome(step=0, signal=heard[0])
+    if heard or mistake.exists():  # which no restart cures
+        return Outcome(step=0, signal=next(iter(heard), None))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _share_cores(config.launch.threads, config.launch.nproc)
-    return train(open_run(config), world=config.launch.nproc, alone=False)
+    try:
+        return train(open_run(config), world=config.launch.nproc, alone=False)
+    except ValueError as error:
+        with suppress(FileExistsError), mistake.open("x", encoding="utf-8") as file:
+            file.write(str(error))
+        raise
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch.distributed as dist
 
@@ -30,15 +30,24 @@ def naming(engine: Engine, stop: StopRequest) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = str(error).partition("\n")[0]
+        said = _first_line(error)
         late, gone = LATE.search(said), GONE.search(said) or isinstance(error, dist.DistError)
         if engine.world == 1 or not (late or gone):
             raise
         why = "did not answer within launch.timeout_seconds" if late else "is gone"
-        print(
-            f"lmtrain: process {engine.rank} of {engine.world}: another process {why}, at "
-            f"{stop.doing} ({said})",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise SystemExit(1) from error
+        leave(engine.rank, engine.world, f"{why}, at {stop.doing}", error)
+
+
+def leave(rank: int, world: int, why: str, error: RuntimeError) -> NoReturn:
+    """End this process with a sentence of another one, where an error of torch says less.
+
+    Raises:
+        SystemExit: always.
+    """
+    told = f"lmtrain: process {rank} of {world}: another process {why} ({_first_line(error)})"
+    print(told, file=sys.stderr, flush=True)
+    raise SystemExit(1) from error
+
+
+def _first_line(error: RuntimeError) -> str:
+    return str(error).partition("\n")[0]

@@ -62,7 +62,8 @@ class Opened:
     def finished(self) -> bool:
         """Whether there is nothing left to do, to score neither."""
         last = self.folder.finished() is not None and self.first_step == self.config.train.steps
-        return last and (not self.config.scores.what or self.folder.scored(self.first_step))
+        asked = self.config.scores
+        return last and (not asked.what or self.folder.scored(self.first_step, asked))
 
     @property
     def learned_from(self) -> str:

@@ -121,4 +121,11 @@ Report = Values | str
 def values(report: Values) -> dict[str, Any]:
     """What a report says, by name; a number that is not finite is None, which JSON knows."""
     said = {name: value for name, value in asdict(report).items() if value not in ({}, "")}
-    return {n: None if isinstance(v, float) and not isfinite(v) else v for n, v in said.items()}
+    return _known(said)
+
+
+def _known(value: Any) -> Any:
+    """A value of a report, or a table of them, as JSON can hold it."""
+    if isinstance(value, dict):
+        return {name: _known(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not isfinite(value) else value

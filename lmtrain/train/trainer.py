@@ -82,7 +82,7 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
                 opened.folder.start(config, step=first, pace=opened.pace, damaged=opened.damaged)
             tell = closing(observers(config, rank=engine.rank, first_step=first))
             tell = held.enter_context(tell)
-            for report in (*told, *opening(opened, engine)):
+            for report in (*told, *first_reports(opened, engine)):
                 tell(report)
             if opened.start:
                 engine.load(opened.start[0], model, optimizer)
@@ -95,11 +95,12 @@ def train(opened: Opened, *, world: int, alone: bool) -> Outcome:
     return outcome
 
 
-def opening(opened: Opened, engine: Engine) -> Iterator[Report]:
+def first_reports(opened: Opened, engine: Engine) -> Iterator[Report]:
     """What is told before the first step."""
     config, first = opened.config, opened.first_step
-    for damage in opened.damaged.values():
-        yield f"{damage}: going on from the newest checkpoint that is whole, step {first}"
+    yield from (f"{damage}: set aside" for damage in opened.damaged.values())
+    if opened.start:
+        yield f"going on from {opened.start[0]}"
     yield summarize(opened.plan, config.train.steps)
     yield describe(config.ops, engine.device)
     yield begun(config, engine.device, step=first, processes=engine.world)
@@ -165,10 +166,8 @@ class Training:
                 self.stop.doing = f"step {step}"
                 profile(step)
                 length = self.opened.plan.length(step - 1)
-                leads = step == first + 1 or self.objective.begins(step - 1)
-                with watched(
-                    self.engine.compiler, self.tell, step=step, first=leads, length=length
-                ):
+                new = step == first + 1 or self.objective.begins(step - 1)
+                with watched(self.engine.compiler, self.tell, step=step, first=new, length=length):
                     update = self.update(step - 1, batches)
                 seconds = perf_counter() - clock
                 self.tell(report(step, update, seconds=seconds, data_wait=loader.wait_seconds))
@@ -243,8 +242,9 @@ class Training:
             check_checkpoint(self.engine, folder)
             self.engine.load(folder, self.model, self.optimizer)
             state = checkpoint.read_state(folder)
-            self.faults.restore(state.faults)
             back = state.step
+            alike = self.objective.stage(back - 1) == self.objective.stage(step - 1)
+            self.faults.restore(state.faults if alike else {})
         self.tell(FaultReport(step=step, fault=fault, back=back, faults=self.faults.count))
 
     def validate(self, step: int) -> None:

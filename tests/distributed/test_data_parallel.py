@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def start(*command: str) -> None:
+def start(*command: str, code: int = 0) -> str:
+    """Run to its end; what it said of errors."""
     done = subprocess.run(
         [sys.executable, "-m", *command], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stderr
 
 
 def flat(report: dict[str, Any]) -> dict[str, float]:
@@ -63,3 +65,14 @@ def test_two_processes_continue_what_one_began(
         run.train()
     start("lmtrain", "train", *run.overrides, "launch.nproc=2")
     check_same_run(run, whole)
+
+
+def test_a_mistake_that_workers_find_is_told_once_and_not_repeated(run: Run) -> None:
+    diverges = ["optim.lr=1e20", "optim.clip=null", "optim.warmup_steps=0", "validation.every=null"]
+    several = ["launch.nproc=2", "launch.restarts=2"]
+    said = start("lmtrain", "train", *run.overrides, *diverges, *several, code=2)
+    assert said.startswith("lmtrain: step 2: the loss is ")
+    assert said.count("\n") == 1
+    assert len(run.losses) == 1
+    begun = (run.folder / "metrics.jsonl").read_text().count('"started"')
+    assert begun == 1

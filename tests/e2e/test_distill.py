@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from math import nan
 from typing import TYPE_CHECKING
 
 import pytest
@@ -168,6 +169,21 @@ def test_stopped_in_any_stage_it_goes_on_bitwise(
     assert run.train(*words) == 0
     assert run.metrics == distilled.metrics
     assert run.same_state(distilled)
+
+
+@pytest.mark.slow
+def test_going_back_to_another_stage_takes_no_losses_from_there(
+    taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, apply = Run(tmp_path / "run", taught.words(*STAGES)), Training.apply
+
+    def faulty(self: Training, index: int, **more: float) -> tuple[float, str]:
+        return (nan, "bad") if index == 4 else apply(self, index, **more)
+
+    monkeypatch.setattr(Training, "apply", faulty)
+    assert run.train("faults.policy=rollback", "checkpoint.every=3") == 0
+    faults = [(r["step"], r["back"]) for r in run.metrics if "fault" in r]
+    assert faults == [(5, 3)]
 
 
 def test_another_teacher_or_other_stages_are_refused(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from forked import fork, instead, kill_at_call, ranks, wait
+from forked import fork, instead, kill_at_call, places, ranks, wait
 from runs import Run
 
 from lmtrain.config import compose
@@ -121,6 +121,18 @@ def test_a_process_that_does_not_answer_is_given_up(
     assert codes[0] == 1
     told = "process 0 of 2: another process did not answer within launch.timeout_seconds, at step 3"
     assert told in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_meets_nobody_says_so(
+    rank: int, run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = places(2)[rank]
+    assert wait(fork(lambda: run.train("launch.timeout_seconds=1"), **place)) == 1
+    told = f"process {rank} of 2: another process was not there within launch.timeout_seconds ("
+    said = capfd.readouterr().err
+    assert told in said
+    assert "Traceback" not in said
 
 
 # A scheduler wants the machine back.
@@ -285,7 +297,9 @@ def test_the_newest_whole_checkpoint_is_used(
     damage(checkpoint.path(stopped.folder / "checkpoints", 6))
     outside = {path: path.stat().st_mtime for path in stopped.folder.parent.rglob("outside*/*")}
     assert stopped.train() == 0
-    assert "going on from the newest checkpoint that is whole, step 3" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "step_00000006" in printed.partition(": set aside\n")[0]
+    assert f"going on from {stopped.folder}/checkpoints/step_00000003\n" in printed
     aside = stopped.folder / "checkpoints" / "step_00000006.damaged"
     assert os.path.lexists(aside)
     assert outside == {path: path.stat().st_mtime for path in outside}

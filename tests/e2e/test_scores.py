@@ -161,12 +161,18 @@ def test_a_finished_run_is_scored_when_it_is_asked(text: Run, tmp_path: Path) ->
     run = Run(tmp_path / "run", text.overrides[:-1])
     assert run.train() == 0
     assert not (run.folder / "scores.json").exists()
-    assert run.train("scores.what=[text]", "scores.lengths=[16,4096]", "scores.tokens=512") == 0
+    asked = ["scores.what=[text]", "scores.lengths=[16,4096]", "scores.tokens=512"]
+    assert run.train(*asked) == 0
     [only] = written(run)
     assert (only["what"], only["length"]) == ("text", 16)  # no document has 4,096 tokens
     before = (run.folder / "scores.json").stat().st_mtime_ns
-    assert run.train("scores.what=[text]") == 0
+    assert run.train(*asked) == 0
     assert (run.folder / "scores.json").stat().st_mtime_ns == before
+    assert run.train(*asked, "scores.what=[text,states]", "scores.lengths=[16]") == 0
+    assert [each["what"] for each in written(run)] == ["text", "states"]
+    evaluate(compose([f"checkpoint={run.folder}", "tokens=512", "lengths=[16]"], "eval"))
+    assert run.train(*asked, "scores.what=[text,states]", "scores.lengths=[16]") == 0
+    assert [each["what"] for each in written(run)] == ["text", "states"]
 
 
 @pytest.mark.parametrize(

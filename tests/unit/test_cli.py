@@ -166,6 +166,25 @@ def test_mistakes_in_overrides_are_sentences(override: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("prepare mine.jsonl corpus/x", "say input=mine.jsonl out=corpus/x"),
+        ("report runs/mine", "'runs/mine' is no KEY=VALUE: say run=runs/mine"),
+        ("eval runs/mine lengths=[8]", "say checkpoint=runs/mine"),
+        ("train mine", "'mine' is no KEY=VALUE: --help lists the keys"),
+        ("train --steps 30", "there is no flag --steps: keys are KEY=VALUE, and --help lists them"),
+    ],
+)
+def test_words_without_a_key_are_answered_with_one(
+    words: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, said, code = helped(*words.split(), monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert said.startswith("lmtrain: ")
+    assert said.endswith(f"{told}\n")
+
+
+@pytest.mark.parametrize(
     "text",
     ["def main(a, b):", 'say "hi"', "back\\slash\\", '\\" {x: [1]}', "(GG)2,[AM]", "$5", "\n"],
 )

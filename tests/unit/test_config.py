@@ -70,6 +70,7 @@ def test_check_tells_every_problem_at_once(tmp_path: Path) -> None:
             "optim.beta2=1.5",
             "train.steps=0",
             "samples.top_p=0",
+            "samples.count=-1",
             f"run.dir={tmp_path}/file/run",
         ]
     )
@@ -84,6 +85,7 @@ def test_check_tells_every_problem_at_once(tmp_path: Path) -> None:
         "optim.beta2=1.5",
         "train.steps=0",
         "samples.top_p=0",
+        "samples.count=-1",
         "run.dir=",
     ):
         assert any(word in problem for problem in problems), word
@@ -95,6 +97,12 @@ def test_a_run_needs_a_folder_with_a_name() -> None:
     """An empty path is the folder that one stands in."""
     [problem] = compose(["run.dir="]).check(world_size=1)
     assert problem.startswith("run.dir is empty")
+
+
+def test_the_folder_of_a_sweep_takes_no_run(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").touch()
+    [problem] = compose([f"run.dir={tmp_path}"]).check(world_size=1)
+    assert problem.startswith(f"run.dir={tmp_path} holds a sweep")
 
 
 def test_one_problem_is_told_without_a_count() -> None:

@@ -207,6 +207,12 @@ def test_orders_that_two_old_names_claim_go_to_the_first() -> None:
     assert order_names(cells, [past]) == {"x": "b", "y": "c", "e": "e"}
 
 
+def test_changes_that_follow_from_others_are_told_after_them() -> None:
+    keys = ["train.tokens_per_step", "data.max_documents", "curriculum.cycle_steps"]
+    told = changes(dict.fromkeys(keys, 1), dict.fromkeys(keys, 2))
+    assert told == [f"{key} was 1 and is 2" for key in keys]
+
+
 def test_changes_name_their_keys() -> None:
     before = {"train.tokens_per_step": 1, "run.seed": 0, "resume.replan": ["x"]}
     now = {"train.tokens_per_step": 2, "run.seed": 0, "data.mix_scope": "bucket"}

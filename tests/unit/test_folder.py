@@ -16,7 +16,7 @@ from lmtrain.settings.checkpoint import ResumeSection
 from lmtrain.settings.optim import OptimConfig
 from lmtrain.settings.run import RunSection
 from lmtrain.train.checkpoint import State
-from lmtrain.train.folder import RunFolder
+from lmtrain.train.folder import RunFolder, _differences
 from lmtrain.train.manifest import Manifest
 from lmtrain.train.opening import open_run
 
@@ -171,3 +171,11 @@ def test_weights_that_only_the_rest_of_a_run_allows_are_planned_anew(
     plan = open_run(compose([*more, "resume.replan=true"])).plan
     assert plan.first_step == 5
     assert plan.given(8)["a"] > 0.9
+
+
+def test_a_vocabulary_that_follows_from_the_data_is_told_after_it() -> None:
+    runs = [compose([f"data.source={name}"]).resolved(size) for name, size in (("a", 9), ("b", 99))]
+    assert _differences(*runs) == [
+        "data.source was a and is b: set it back",
+        "model.vocab_size was 64 and is 128: set it back",
+    ]

@@ -47,6 +47,17 @@ def test_it_shows_what_matters() -> None:
         assert part in said, part
 
 
+def test_losses_of_another_stage_are_no_part_of_the_mean() -> None:
+    console, out = terminal()
+    shown = view(console, steps=3)
+    for step, loss, stage in ((1, 0.5, "layers"), (2, 3.0, "logits"), (3, 2.0, "logits")):
+        shown(replace(STEP, step=step, loss=loss, stage=stage))
+    shown.close()
+    assert "0.500 (layers)" in out.getvalue()
+    assert "2.000 (logits)" in out.getvalue()
+    assert "2.500 of late" in out.getvalue()
+
+
 def test_it_is_drawn_four_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(live, "perf_counter", lambda: now)

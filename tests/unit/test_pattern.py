@@ -47,6 +47,7 @@ def test_capital_small_dash_and_brackets_make_the_blocks_they_say() -> None:
         ("GGXA", 2, "'X' is no mixer"),
         ("GG A", 2, "' ' is no mixer"),
         ("G3A", 1, "'3' is no mixer"),
+        ("GA,MA", 2, "several words run one after the other with -m"),
         ("G]A", 1, "']' is no mixer"),
         ("\u017f", 0, "is no mixer"),
         ("", 0, "empty"),
@@ -73,6 +74,7 @@ def test_an_error_points_at_its_place(word: str, column: int, why: str) -> None:
         parse(word, 8)
     message, shown, caret = str(error.value).split("\n")
     assert why in message
+    assert message.startswith(f"model.pattern={word}: ")
     assert shown == f"  {word}"
     assert caret == " " * (column + 2) + "^"
 
@@ -150,6 +152,10 @@ def test_a_configuration_says_a_ratio_and_holds_the_word() -> None:
     config = compose(said)
     assert config.model.pattern == "MMAA"
     assert compose(["model.pattern=GW", "hybrid.ratio=1:1"]).model.pattern == "GW"
+    alone = ["hybrid.ratio=1:0", "hybrid.placement=last"]
+    assert compose(alone).check(1) == [
+        f"{said} needs hybrid.mixer: say hybrid.mixer=G, or leave it out" for said in sorted(alone)
+    ]
     problems = compose([*said, "hybrid.mixer=X", "hybrid.ratio=2:1"]).hybrid.check(4)
     assert [problem.partition(":")[0] for problem in problems] == [
         "hybrid.mixer=X is no mixer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import inf, nan
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ from lmtrain.train.device import peak_flops
 from lmtrain.train.observers import observers
 from lmtrain.train.observers.metrics import Metrics
 from lmtrain.train.observers.terminal import terminal
-from lmtrain.train.report import StepReport, ValidationReport
+from lmtrain.train.report import NormsReport, StepReport, ValidationReport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,11 +43,22 @@ VALIDATION = ValidationReport(
 )
 
 
+NORMS = NormsReport(
+    step=10,
+    gradient_norm={"head": nan, "norm": 2.0},
+    parameter_norm={"head": 1.0},
+    residual_rms={"blocks.0": inf},
+    added_rms={},
+    state_rms={},
+)
+"""At a fault."""
+
+
 def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "metrics.jsonl")
-    for heard in (STEP, VALIDATION, "for a person"):
+    for heard in (STEP, VALIDATION, "for a person", NORMS):
         metrics(heard)
-    first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    first, second, third = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     metrics.close()
     assert first.keys() == {
         "step", "loss", "lr", "grad_norm", "tokens", "length", "tokens_per_second", "mfu",
@@ -54,6 +66,8 @@ def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
     }  # fmt: skip
     assert first["mfu"] is None
     assert second["val_loss_by_length"] == {"64": 2.0}
+    assert third["gradient_norm"] == {"head": None, "norm": 2.0}
+    assert third["residual_rms"] == {"blocks.0": None}
 
 
 def test_plain_lines_come_every_few_steps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,11 +75,14 @@ def test_plain_lines_come_every_few_steps(capsys: pytest.CaptureFixture[str]) ->
     for step in range(9, 31):
         tell(replace(STEP, step=step))
     tell(VALIDATION)
+    tell(replace(STEP, stage="logits"))
     tell.close()
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in printed] == ["9/30", "10/30", "20/30", "30/30", "10"]
+    steps = ["9/30", "10/30", "20/30", "30/30", "10", "10/30"]
+    assert [line.split()[1] for line in printed] == steps
     assert "loss 2.500  length 64  5,000 tokens/s  ETA 0:00:00" in printed[3]
     assert "validation loss 2.000  1.500 bits per byte  by length  64: 2.000" in printed[4]
+    assert "loss 2.500 (logits)  length 64" in printed[5]
 
 
 def test_only_the_first_rank_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,12 +120,28 @@ def test_wandb_works_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     config = RunConfig(run=RunSection(dir=str(tmp_path)), logging=logging)
     for first_step in (0, 9):
         tell = observers(config, rank=0, first_step=first_step)
-        tell(STEP)
-        tell(VALIDATION)
+        for report in (STEP, VALIDATION, NORMS):
+            tell(report)
         tell.close()
     identity = (tmp_path / "wandb" / "id").read_text()
     runs = list((tmp_path / "wandb").glob(f"offline-run-*-{identity}/*.wandb"))
     assert runs
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of wandb's own dependencies
+def test_wandb_without_a_key_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmtrain.train.observers.wandb import Wandb
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = RunConfig(run=RunSection(dir=str(tmp_path)), logging=LoggingSection(wandb=True))
+    with pytest.raises(ValueError, match=r"run `wandb login`, or say logging\.wandb_mode=offline"):
+        Wandb(config)
 
 
 @pytest.mark.slow
@@ -123,13 +156,14 @@ def test_tensorboard_has_every_number(tmp_path: Path) -> None:
         tell = observers(config, rank=0, first_step=first_step)
         tell(replace(STEP, loss=loss))
         tell(VALIDATION)
+        tell(NORMS)
         tell("for a person")
         tell.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert {"loss", "lr", "grad_norm", "val_loss", "val_loss_by_length/64"} <= set(
-        events.Tags()["scalars"]
-    )
+    found = set(events.Tags()["scalars"])
+    assert {"loss", "lr", "grad_norm", "val_loss", "val_loss_by_length/64"} <= found
+    assert {"gradient_norm/norm"} == {name for name in found if name.startswith("gradient_norm")}
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(10, 2.5)]
 
 

@@ -101,10 +101,6 @@ class Engine(Protocol):
         """A copy of what this process writes of a checkpoint; every process calls it."""
         ...
 
-    def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
-        """Write parameters and optimizer state below ``folder``; every process calls it."""
-        ...
-
     def load(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
         """Fill both from what any number of processes saved; every process calls it.
 

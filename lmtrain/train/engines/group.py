@@ -15,6 +15,7 @@ from lmtrain.parallelize import share_rows
 from lmtrain.planner import planner
 from lmtrain.settings.engine import Precision
 from lmtrain.train.engines.local import LocalEngine
+from lmtrain.train.lost import LATE, leave
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -38,11 +39,22 @@ class GroupEngine(LocalEngine):
             torch.cuda.set_device(self.device)
         self._joined = not dist.is_initialized()
         if self._joined:
-            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=timeout)
+            self._join(timeout)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.place = Place.of(self.rank, self.world, parallel.sequence)
         self._parallel, self._traffic = parallel, Traffic()
+
+    def _join(self, timeout: timedelta | None) -> None:
+        """Meet the other processes, or leave with a sentence."""
+        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=timeout)
+        except dist.DistError as error:
+            if not LATE.search(str(error)):
+                raise
+            place = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            patience = "within launch.timeout_seconds" if timeout else "in time"
+            leave(*place, f"was not there {patience}", error)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes."""

@@ -121,10 +121,6 @@ class LocalEngine:
             world=self.world,
         )
 
-    def save(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
-        """Write parameters and optimizer state, each process its own shards."""
-        self.snapshot(model, optimizer).write(folder)
-
     def load(self, folder: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
         """Fill both from what any number of processes saved.
 

@@ -50,7 +50,7 @@ class Live:
         self, console: Console, clock: Remaining, *, steps: int, line: Callable[[Report], str]
     ) -> None:
         self._console, self._clock, self._steps, self._line = console, clock, steps, line
-        self._losses = deque[float](maxlen=RECENT)
+        self._losses, self._stage = deque[float](maxlen=RECENT), ""
         self._drawn = -REFRESH
         self._live = live.Live(console=console, auto_refresh=False)
         self._live.start()
@@ -58,6 +58,9 @@ class Live:
     def __call__(self, report: Report) -> None:
         """Draw the step, if the last drawing is old enough; print anything else above."""
         if isinstance(report, StepReport):
+            if report.stage != self._stage:
+                self._losses.clear()  # those of another kind
+            self._stage = report.stage
             self._losses.append(report.loss)
             if report.step == self._steps or perf_counter() - self._drawn >= REFRESH:
                 left = self._clock.remaining(report.step)
@@ -89,7 +92,7 @@ def draw(
     rows: list[tuple[str, RenderableType]] = [
         ("run", ProgressBar(total=steps, completed=report.step, width=40)),
         ("", Text(done)),
-        ("loss", Text(f"{report.loss:.3f}  {sparkline(losses)}  {fmean(losses):.3f} of late")),
+        ("loss", Text(f"{named_loss(report)}  {sparkline(losses)}  {fmean(losses):.3f} of late")),
         ("batch", Text(_batch(report))),
         ("speed", Text(_speed(report))),
         ("memory", Text(_bytes(report.memory) + _sent(report))),
@@ -98,6 +101,11 @@ def draw(
     for name, value in rows:
         table.add_row(Text(name, style="dim"), value)
     return table
+
+
+def named_loss(report: StepReport) -> str:
+    """The loss of a step, and in a run with a teacher what it is."""
+    return f"{report.loss:.3f} ({report.stage})" if report.stage else f"{report.loss:.3f}"
 
 
 def sparkline(values: Sequence[float]) -> str:

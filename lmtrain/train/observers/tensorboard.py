@@ -41,6 +41,6 @@ def _numbers(found: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """Numbers by name; what stands in a table is ``table/name``."""
     for name, value in found.items():
         if isinstance(value, dict):
-            yield from ((f"{name}/{key}", number) for key, number in value.items())
+            yield from ((f"{name}/{key}", number) for key, number in _numbers(value))
         elif isinstance(value, int | float):
             yield name, value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lmtrain.train.observers.live import Live
+from lmtrain.train.observers.live import Live, named_loss
 from lmtrain.train.report import FaultReport, StartReport, StepReport, ValidationReport
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Plain:
                 print(said, flush=True)
         elif report.step % self._every == 0 or report.step in (self._first + 1, self._steps):
             print(
-                f"step {report.step}/{self._steps}  loss {report.loss:.3f}  "
+                f"step {report.step}/{self._steps}  loss {named_loss(report)}  "
                 f"length {report.length}  {report.tokens_per_second:,.0f} tokens/s  "
                 f"ETA {self._clock.remaining(report.step)}",
                 flush=True,

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 class Wandb:
-    """Sends the reports to Weights & Biases; a continued run continues there too."""
+    """Sends the reports to Weights & Biases; a continued run continues there too.
+
+    Raises:
+        ValueError: there is no key, or no way there.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         folder = Path(config.run.dir, "wandb")
@@ -25,15 +29,21 @@ class Wandb:
         identity = folder / "id"
         if not identity.exists():
             identity.write_text(os.urandom(4).hex())
-        self._run = wandb.init(
-            project=config.logging.wandb_project,
-            name=config.run.dir,
-            dir=config.run.dir,
-            mode=config.logging.wandb_mode.value,
-            id=identity.read_text(),
-            resume="allow",
-            config=flat(config),
-        )
+        try:
+            self._run = wandb.init(
+                project=config.logging.wandb_project,
+                name=config.run.dir,
+                dir=config.run.dir,
+                mode=config.logging.wandb_mode.value,
+                id=identity.read_text(),
+                resume="allow",
+                config=flat(config),
+            )
+        except wandb.Error as error:
+            raise ValueError(
+                f"logging.wandb=true cannot begin ({error}): run `wandb login`, or say "
+                "logging.wandb_mode=offline"
+            ) from error
 
     def __call__(self, report: Report) -> None:
         """Log its values; lines for a person are left out."""
