@@ -109,9 +109,9 @@ def read_sweep(folder: Path, asked: Sequence[str] = ()) -> Sweep:
     """The sweep in a folder; see `points`."""
     if not folder.is_dir():
         raise ValueError(f"run={folder} is not a folder: give the run.dir of a sweep")
-    told = _told(folder / "sweep.yaml")
+    told = read_told(folder / "sweep.yaml")
     runs = [read(place) for place in _run_folders(folder)]
-    keys = [bare(key) for key in told.get("keys") or []] or _differing(runs)
+    keys = list(dict.fromkeys(map(bare, told.get("keys") or []))) or _differing(runs)
     words = [str(word) for word in told.get("overrides") or []]
     found = [
         Point(
@@ -145,7 +145,7 @@ def _in_order(found: list[Point], keys: Sequence[str], words: Sequence[str]) -> 
     return sorted(found, key=lambda point: [places[key][point.keys[key]] for key in keys])
 
 
-def _told(path: Path) -> Record:
+def read_told(path: Path) -> Record:
     """What `lmtrain train -m` wrote of the sweep; nothing where it is missing or damaged."""
     try:
         written = OmegaConf.load(path)

@@ -107,6 +107,20 @@ def test_the_sweep_says_what_varies(tmp_path: Path) -> None:
     }
 
 
+def test_what_varied_in_earlier_commands_still_does(tmp_path: Path) -> None:
+    """Else points that differ in it would be taken for seeds of one model."""
+    for words in (["model.n_layers=1,2", "run.seed=0,1"], ["run.seed=0,1,2", "optim.lr=1,2"]):
+        write_sweep(
+            tmp_path, Sweep(folder=str(tmp_path), points=points(*words), words=words).told()
+        )
+    assert OmegaConf.load(tmp_path / "sweep.yaml")["keys"] == [
+        *("model.n_layers", "run.seed", "optim.lr")
+    ]
+    (tmp_path / "sweep.yaml").write_text("keys: [")
+    write_sweep(tmp_path, {"keys": ["a"]})
+    assert OmegaConf.load(tmp_path / "sweep.yaml")["keys"] == ["a"]
+
+
 def test_failures_stand_below_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = points("a=1,2")
     write_error(tmp_path / "a=2", "a=2 is too much: say a=1")
