@@ -17,7 +17,7 @@ from yaml import YAMLError
 
 from lmtrain.report.facts import LAST, between, plain
 from lmtrain.report.keys import bare, ordered, said, short_key
-from lmtrain.report.progress import Progress, cost_of
+from lmtrain.report.progress import Progress, cost_of, teacher_cost_of
 from lmtrain.report.read import Run, read
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _in_name(name: str, key: str) -> str:
 def _measured(run: Run, asked: Sequence[str]) -> dict[str, Any]:
     """Progress and measures of a run, as fields of its point."""
     cost = cost_of(run)
-    progress = Progress.of(run, cost)
+    progress = Progress.of(run, cost, teacher_cost_of(run))
     found = {**dict(_of_training(run, progress)), **dict(_of_scores(run.scores))}
     if run.starts and isinstance(size := run.starts[-1].get("parameters"), int):
         found["parameters"] = size
