@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lmtrain.report.facts import LAST, between, plain
-from lmtrain.report.keys import bare, ordered, said, short_key
+from lmtrain.report.keys import bare, named_by, ordered, short_key
 from lmtrain.report.progress import Progress, cost_of, teacher_cost_of
 from lmtrain.report.read import Run, read
 
@@ -62,8 +62,8 @@ class Point:
 
     @property
     def name(self) -> str:
-        """For a person: what varies."""
-        return said(self.keys) or self.run.folder.name
+        """For a person: what varies, or the folder where that is too much."""
+        return named_by(self.keys, self.run.folder.name)
 
     @property
     def state(self) -> State:
