@@ -94,6 +94,11 @@ def test_help_of_a_verb_has_its_groups_and_what_every_key_means(
     assert "  train.steps=7                        Optimizer updates" in text
     assert all(f"  {key}=" in text for key in config.flat(config.RunConfig()) if "." in key)
     assert "Groups" not in shown("report", "--help")[0]
+    for columns, most in (("20", 80), ("110", 110), ("300", 120)):
+        monkeypatch.setenv("COLUMNS", columns)
+        text = shown("report", "--help")[0]
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) in range(most - 10, most + 1)
 
 
 def test_help_tells_all_of_what_it_is_asked(
