@@ -80,15 +80,14 @@ class RunConfig:
         Writes nothing and needs no process group; the data is not opened.
         """
         return [
-            *(self.hybrid.check(self.model.n_layers) or self.model.check()),
+            *self.check_model(),
             *self.data.check(),
             *self.curriculum.check(),
             *self.optim.check(),
-            *([] if self.model.check() else self.optim.check_width(self.model)),
             *self.parallel.check(world_size),
             *self.engine.check(self.launch.nproc, world_size),
             *self._task(),
-            *self._zero(world_size),
+            *self.check_zero(world_size),
             *self._ops(),
             *self._budget(),
             *self.train.check(),
@@ -114,6 +113,11 @@ class RunConfig:
             *self.distill.check_steps(steps, decided),
             *self.logging.check_steps(steps, decided),
         ]
+
+    def check_model(self) -> list[str]:
+        """What is wrong with the model, or keeps it from learning as ``optim.base_width`` does."""
+        unsound = self.hybrid.check(self.model.n_layers) or self.model.check()
+        return unsound or self.optim.check_width(self.model)
 
     def spelled(self) -> Self:
         """The same with the pattern word that a sound ``hybrid`` stands for."""
@@ -166,7 +170,7 @@ class RunConfig:
             found.append(f"{told} below curriculum.{key}={least}, which would drop them: lower it")
         return found
 
-    def _zero(self, world_size: int) -> list[str]:
+    def check_zero(self, world_size: int) -> list[str]:
         """What does not go with ZeRO's flat pieces of parameters and gradients."""
         if world_size == 1 or self.engine.kind is not EngineKind.deepspeed:
             return []

@@ -15,10 +15,12 @@ from difflib import get_close_matches
 from enum import EnumType, StrEnum
 from inspect import getdoc, getsource
 from itertools import pairwise, takewhile
-from textwrap import dedent, fill, shorten
+from shutil import get_terminal_size
+from textwrap import dedent, fill
 from typing import Any, get_args, get_type_hints
 
-WIDTH = 100
+LEAST, USUAL, MOST = 80, 100, 120
+"""Characters of a line: a terminal decides between the first and the last."""
 COLUMN = 36
 ENDING = """
 More
@@ -169,13 +171,11 @@ def _brief(told: list[Key]) -> Iterable[str]:
             section = key.section
             yield f"\n  {section}"
         head = f"{key.name}={key.value}"
-        about = shorten(key.about.partition(". ")[0], WIDTH - COLUMN - 3, placeholder=" …")
-        about = about.removesuffix(".")
-        if len(head) < COLUMN:
-            yield f"  {head:<{COLUMN}} {about}".rstrip()
-        else:
+        about = key.about.partition(". ")[0].removesuffix(".")
+        if len(head) >= COLUMN:
             yield f"  {head}"
-            yield f"  {'':<{COLUMN}} {about}".rstrip()
+            head = ""
+        yield _hanging(f"{head:<{COLUMN}}", about)
 
 
 def _whole(verb: str, topic: str, told: list[Key]) -> Iterable[str]:
@@ -192,9 +192,17 @@ def _whole(verb: str, topic: str, told: list[Key]) -> Iterable[str]:
             section = key.section
             yield f"\n{section}"
         yield f"\n  {key.name}={key.value}"
-        yield fill(key.about, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        yield fill(key.about, _width(), initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 def _hanging(head: str, words: str) -> str:
-    behind = " " * (COLUMN // 2 + 3)
-    return fill(words, WIDTH, initial_indent=f"  {head} ", subsequent_indent=behind)
+    """Words beside a head, and below each other."""
+    first = f"  {head} "
+    return (
+        fill(words, _width(), initial_indent=first, subsequent_indent=" " * len(first))
+        or first.rstrip()
+    )
+
+
+def _width() -> int:
+    return min(max(get_terminal_size((USUAL, 0)).columns, LEAST), MOST)

@@ -26,7 +26,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "lmtrain": __version__,
-        **{name: found for name in PACKAGES if (found := _version(name))},
+        **{name: found for name in PACKAGES if (found := installed(name))},
     }
 
 
@@ -44,7 +44,8 @@ def _gpu() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """The version of a package; None where it is not there."""
     try:
         return version(package)
     except PackageNotFoundError:

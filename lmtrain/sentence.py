@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from typing import Any, get_type_hints
@@ -17,6 +17,7 @@ VALUES = (
     (r"Invalid value assigned: .* is not a ListConfig.*", "it is a list: write it as [A,B]"),
     (r"Invalid type assigned: .* is not a subclass of .*", "it is a section: set the keys in it"),
     (r"field '.*' is not Optional", "null is no value of it"),
+    (r", [a-z]+_\b", ""),  # a name beside its value, which is a word of Python
 )
 """What OmegaConf says of a value, and what we say."""
 
@@ -31,7 +32,7 @@ def sentence(error: BaseException) -> str:
         case "OverrideParseException":
             return _unread(lines)
         case "ConfigCompositionException":
-            return _refused(lines[0], error.__cause__)
+            return _refused(lines, error.__cause__)
         case "ValueError":
             return str(error)
         case _:
@@ -46,9 +47,12 @@ def _unread(lines: list[str]) -> str:
     return f"{': '.join(told)} (quote brackets and commas: 'key=\"[AM]\"')"
 
 
-def _refused(line: str, cause: BaseException | None) -> str:
+def _refused(lines: list[str], cause: BaseException | None) -> str:
     """Of an override that does not go with the configuration."""
+    line = lines[0]
     if line.startswith("Could not override"):
+        if cause is None:  # a group, and Hydra has the remedy
+            return " ".join(lines)
         return _unknown(cause)
     if line.startswith("Ambiguous value"):
         return f"{line}: add -m to run one after the other, or write a list, KEY=[A,B]"
@@ -57,7 +61,11 @@ def _refused(line: str, cause: BaseException | None) -> str:
     reason = str(cause).partition("\n")[0]
     for theirs, ours in VALUES:
         reason = re.sub(theirs, ours, reason)
-    return f"{line.removeprefix('Error merging override ')}: {reason}"
+    override = line.removeprefix("Error merging override ")
+    typed = override.partition("=")[2]
+    if "[" not in typed:  # 1e3, which a reader of numbers has made 1000.0
+        reason = re.sub("^'[^']*'(?= is)", lambda _: f"'{typed}'", reason)
+    return f"{override}: {reason}"
 
 
 def _unknown(error: Any) -> str:
@@ -67,11 +75,17 @@ def _unknown(error: Any) -> str:
         return f"there is no key {key} yet: +KEY=VALUE adds one"
     section, _, name = key.rpartition(".")
     inside = dict(reversed(list(_leaves(owner))))
-    near = inside.get(name) or next(iter(get_close_matches(name, inside.values(), n=1)), None)
-    near = near or next((inside[n] for n in get_close_matches(name, inside, n=1)), None)
+    own = [whole for whole in inside.values() if "." not in whole]
+    leaf = _nearest(name, inside, cutoff=0.7)  # a short word is like many
+    near = inside.get(name) or _nearest(name, own) or _nearest(name, inside.values())
+    near = near or (leaf and inside[leaf])
     if near is None:
         return f"there is no key {key}: --help{f' {section}' if section else ''} lists the keys"
     return f"there is no key {key}: do you mean {section}{'.' if section else ''}{near}?"
+
+
+def _nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
+    return next(iter(get_close_matches(word, list(words), n=1, cutoff=cutoff)), None)
 
 
 def _leaves(owner: Any) -> Iterator[tuple[str, str]]:

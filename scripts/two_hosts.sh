@@ -37,6 +37,23 @@ if [ "$(id -u)" != 0 ] || [ "$(command -v ip tc | wc -l)" != 2 ]; then
 fi
 name=lmt$$ torchrun=$PWD/.venv/bin/torchrun
 [ -x "$torchrun" ] || torchrun=$(command -v torchrun)
+jobs=() seen=
+cleanup() {
+    trap - EXIT INT TERM
+    for job in "${jobs[@]}"; do kill -- "-$job" 2>/dev/null || true; done
+    wait 2>/dev/null || true
+    for ((host = 0; host < hosts; host++)); do ip netns del "${name}h$host" 2>/dev/null || true; done
+    ip link del "${name}b" 2>/dev/null || true
+    if [ -n "$seen" ]; then
+        rmdir "$seen/${name}"r* 2>/dev/null || true
+        umount "$seen" 2>/dev/null || true
+        rmdir "$seen"
+    fi
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 if ! ip netns add "${name}h0" 2>/dev/null; then
     echo "Network namespaces cannot be made here (a container without NET_ADMIN?): nothing is run."
     exit 0
@@ -66,22 +83,6 @@ if [ -n "$cores" ]; then
         exec python "$@"' _)
     PATH=$(dirname "$torchrun"):$PATH
 fi
-
-jobs=()
-cleanup() {
-    trap - EXIT INT TERM
-    for job in "${jobs[@]}"; do kill -- "-$job" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    for ((host = 0; host < hosts; host++)); do ip netns del "${name}h$host" 2>/dev/null || true; done
-    ip link del "${name}b" 2>/dev/null || true
-    if [ -n "$cores" ]; then
-        rmdir "$seen/${name}"r* 2>/dev/null || true
-        umount "$seen" && rmdir "$seen"
-    fi
-}
-trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 # A host sends through its own end of a cable, the bridge through the other: both are slowed, so
 # that a link is as fast in one direction as in the other.
@@ -120,6 +121,9 @@ for ((host = 0; host < hosts; host++)); do begin "$host" "$@"; done
 if [ -n "$lose" ]; then
     last=$((hosts - 1))
     while kill -0 "${jobs[last]}" 2>/dev/null && ! bash -c "$lose" 2>/dev/null; do sleep 0.2; done
+    kill -0 "${jobs[last]}" 2>/dev/null || lose= # it ended by itself
+fi
+if [ -n "$lose" ]; then
     ip -n "${name}h$last" link set lan down
     ip netns pids "${name}h$last" | xargs --no-run-if-empty kill -KILL
     wait "${jobs[last]}" || true

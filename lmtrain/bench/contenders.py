@@ -11,8 +11,8 @@ import torch
 
 from lmtrain.bench.config import BenchConfig, BenchDevice, BenchKind, Floor
 from lmtrain.bench.floor import Products
+from lmtrain.bench.sizes import of_size, size_problems
 from lmtrain.compilation import compile_blocks
-from lmtrain.config import config_dir, read
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.accounting import ModelCost
 from lmtrain.models.config import AttentionConfig, GatedDeltaNetConfig, MlpConfig, ModelConfig
@@ -24,8 +24,6 @@ from lmtrain.parallelize import rematerialize
 from lmtrain.settings.engine import Remat
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
@@ -84,9 +82,8 @@ def problems(bench: BenchConfig) -> list[str]:
     """What is wrong with our model or its backends, a sentence each."""
     if not bench.sized:
         return compared_model(bench).check()
-    sizes = sorted(path.stem for path in _sizes().glob("*.yaml"))
-    if bench.size not in sizes:
-        return [f"size={bench.size} is unknown: choose one of {', '.join(sizes)}"]
+    if unknown := size_problems(bench):
+        return unknown
     card = capability(torch.device(bench.device))
     named = [problem for b in bench.backends for problem in backend_problems(b, card)]
     return [*compared_model(bench).check(), *named]
@@ -96,12 +93,7 @@ def compared_model(bench: BenchConfig) -> ModelConfig:
     """Our model."""
     if not bench.sized:
         return model_config(bench.pattern)
-    sized = read(_sizes() / f"{bench.size}.yaml", ModelConfig)
-    return replace(sized, pattern=bench.pattern, vocab_size=LARGE_VOCABULARY)
-
-
-def _sizes() -> Path:
-    return config_dir() / "model" / "size"
+    return replace(of_size(bench), pattern=bench.pattern, vocab_size=LARGE_VOCABULARY)
 
 
 def model_config(pattern: str) -> ModelConfig:

@@ -22,15 +22,15 @@ from rich.table import Table
 
 from lmtrain.bench.config import BenchConfig, BenchDevice
 from lmtrain.bench.record import write_record
+from lmtrain.bench.sizes import of_size, size_problems
 from lmtrain.bench.turns import take_turns, timed
-from lmtrain.config import config_dir, read, require
+from lmtrain.config import require
 from lmtrain.data.config import DataConfig
 from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName, ViewName
 from lmtrain.data.plan import Plan
 from lmtrain.data.rows import move_row, read_row
 from lmtrain.data.store import open_store
 from lmtrain.models.accounting import TRAINING, ModelCost, visible_pairs
-from lmtrain.models.config import ModelConfig
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.ops.backend import bind
@@ -40,6 +40,7 @@ from lmtrain.settings.engine import Remat
 if TYPE_CHECKING:
     from lmtrain.batch import Batch
     from lmtrain.data.store import Store
+    from lmtrain.models.config import ModelConfig
 
 FACTOR = 4
 """Decomposed pieces may be this much longer, says the claim, for about the same time."""
@@ -166,15 +167,12 @@ def verdicts(found: Sequence[Measurement]) -> list[str]:
 
 
 def _model_problems(config: BenchConfig) -> list[str]:
-    sizes = sorted(path.stem for path in (config_dir() / "model" / "size").glob("*.yaml"))
-    if config.size not in sizes:
-        return [f"size={config.size} is unknown: choose one of {', '.join(sizes)}"]
-    return _model_config(config, 1).check()
+    return size_problems(config) or _model_config(config, 1).check()
 
 
 def _model_config(config: BenchConfig, vocabulary: int) -> ModelConfig:
-    sized = read(config_dir() / "model" / "size" / f"{config.size}.yaml", ModelConfig)
-    return replace(sized, pattern=config.pattern, vocab_size=-(-vocabulary // 64) * 64)
+    rows = -(-vocabulary // 64) * 64
+    return replace(of_size(config), pattern=config.pattern, vocab_size=rows)
 
 
 def _plan(store: Store, view: ViewName, length: int, config: BenchConfig) -> Plan:

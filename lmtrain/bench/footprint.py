@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lmtrain.inspect.case import Case
 
 VOCABULARY = 4096
+NOTE = "errors: of the state, of what a step adds, of its seconds"
 STEP = "lmtrain step"
 """The step whose bytes are counted."""
 
@@ -75,24 +76,32 @@ class Measured:
 
 
 def bench_memory(config: BenchConfig) -> list[Measured]:
-    """Measure, print a table, and write ``config.out`` when it is set.
+    """Measure, print a table, and write ``config.out``, if it is set, after every model.
 
     Raises:
         ValueError: the configuration has problems.
+        RuntimeError: every model fails, for want of memory; where some do, it is told and written.
     """
     require(config.check())
     if config.threads:
         torch.set_num_threads(config.threads)
     modes = (Remat.none, Remat.selective, Remat.full)
-    console, found = Console(), list[Measured]()
+    console, found, failures = Console(), list[Measured](), list[str]()
     hardware = "auto" if config.device is BenchDevice.cuda else "cpu"
     with console.status("measuring"):
         for preset, length, remat in product(config.presets, config.lengths, modes):
             planned = compose(overrides(config, preset, length, remat, hardware), "inspect")
-            found.append(measure(planned, preset, config))
+            try:
+                found.append(measure(planned, preset, config))
+            except RuntimeError as error:  # no room for it: others may be smaller
+                failures.append(f"{preset}, remat={remat}, {length} tokens: {error}")
+            results = [{**asdict(one), "errors": one.errors} for one in found]
+            write_record(config, results, [NOTE, *failures])
+    if not found:
+        raise RuntimeError(failures[0])
     console.print(_table(found))
-    results = [{**asdict(one), "errors": one.errors} for one in found]
-    write_record(config, results, ["errors: of the state, of what a step adds, of its seconds"])
+    for reason in failures:
+        console.print(f"not measured, {reason}", highlight=False, soft_wrap=True)
     return found
 
 

@@ -19,10 +19,10 @@ from rich.table import Table
 from lmtrain.bench.config import BenchDevice
 from lmtrain.bench.memory import memory_meter
 from lmtrain.bench.record import write_record
+from lmtrain.bench.sizes import of_size, size_problems
 from lmtrain.bench.world import alone, joined, now, ranks_per_host, slowest
-from lmtrain.config import config_dir, read, require
+from lmtrain.config import require
 from lmtrain.layout import SequenceLayout
-from lmtrain.models.config import ModelConfig
 from lmtrain.models.decoder import build_mixer
 from lmtrain.models.pattern import LETTERS
 from lmtrain.ops import backend
@@ -35,11 +35,10 @@ from lmtrain.parallelize import bind
 from lmtrain.shapes import shape
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
     from lmtrain.bench.config import BenchConfig
+    from lmtrain.models.config import ModelConfig
 
 MEBI = 2**20
 
@@ -100,25 +99,18 @@ def bench_strategies(config: BenchConfig) -> list[Measurement]:
 
 def _wrong(config: BenchConfig) -> list[str]:
     letters, strategies = set(config.letters) - LETTERS.keys(), set(config.strategies) - {*Strategy}
-    sizes = sorted(path.stem for path in _sizes().glob("*.yaml"))
     problems: list[str] = []
     if letters or not config.letters:
         problems.append(f"letters={config.letters} must be some of {''.join(LETTERS)}")
     if strategies:
         known = ", ".join(dict.fromkeys(s for fitting in FITS.values() for s in fitting))
         problems.append(f"strategies={sorted(strategies)} are unknown: choose some of {known}")
-    if config.size not in sizes:
-        problems.append(f"size={config.size} is unknown: choose one of {', '.join(sizes)}")
-    return problems
-
-
-def _sizes() -> Path:
-    return config_dir() / "model" / "size"
+    return problems + size_problems(config)
 
 
 def sized(config: BenchConfig) -> ModelConfig:
     """The mixers of ``config.size``."""
-    model = read(_sizes() / f"{config.size}.yaml", ModelConfig)
+    model = of_size(config)
     model.sliding_window.window = config.window
     require(model.check())
     return model

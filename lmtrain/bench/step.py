@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -23,6 +23,7 @@ from lmtrain.config import require
 from lmtrain.extras import needed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
     from torch import Tensor
@@ -62,7 +63,7 @@ class Measurement:
 
 
 def bench(config: BenchConfig) -> list[Measurement]:
-    """Measure, print a table, and write ``config.out`` when it is set.
+    """Measure, print a table, and write ``config.out``, if it is set, after every length.
 
     Raises:
         ValueError: the configuration has problems, or transformers is not there, or too old.
@@ -79,12 +80,13 @@ def bench(config: BenchConfig) -> list[Measurement]:
     with console.status(f"measuring at lengths {config.lengths}"):
         for length in config.lengths:
             measurements += _at(length, [n for n in names if n not in failures], config, failures)
-    console.print(_table(measurements, config))
-    for line in headroom(measurements):
+            write_record(config, [asdict(m) for m in measurements], list(failures.values()))
+    console.print(_table(measurements, config, ours=names[0]))
+    compared = {m.length for m in measurements if m.contender == names[0]}
+    for line in headroom([m for m in measurements if m.length in compared]):
         console.print(line, highlight=False, soft_wrap=True)
     for reason in failures.values():
         console.print(f"not measured, {reason}", highlight=False, soft_wrap=True)
-    write_record(config, [asdict(m) for m in measurements], list(failures.values()))
     if names[0] in failures:
         raise RuntimeError(failures[names[0]])
     return measurements
@@ -95,21 +97,35 @@ def _at(
 ) -> list[Measurement]:
     """Those of all contenders that can do it; why the others cannot goes into ``failures``."""
     with ExitStack() as stack:
-        workers: list[_Worker] = []
+        workers = dict[str, _Worker]()
         for name in names:
-            try:
+            with _told(name, length, failures):
                 worker = stack.enter_context(_Worker(name, length, config))
                 for _ in range(config.warm_up):
                     worker.step()
-                workers.append(worker)
-            except RuntimeError as error:
-                failures[name] = f"{length} tokens: {error}"
-        times: list[list[_Times]] = [[] for _ in workers]
+                workers[name] = worker
+        times: dict[str, list[_Times]] = {name: [] for name in workers}
         for turn in range(config.repeats):
-            for i in range(len(workers)):
-                at = (i + turn) % len(workers)
-                times[at].append(workers[at].step())
-        return [worker.finish(seconds) for worker, seconds in zip(workers, times, strict=True)]
+            at = turn % max(1, len(workers))
+            for name in [*workers][at:] + [*workers][:at]:
+                if name not in failures:
+                    with _told(name, length, failures):
+                        times[name].append(workers[name].step())
+        found = list[Measurement]()
+        for name, worker in workers.items():
+            if name not in failures:
+                with _told(name, length, failures):
+                    found.append(worker.finish(times[name]))
+        return found
+
+
+@contextmanager
+def _told(name: str, length: int, failures: dict[str, str]) -> Iterator[None]:
+    """What a contender does; where it fails, why goes into ``failures``."""
+    try:
+        yield
+    except RuntimeError as error:
+        failures[name] = f"{length} tokens: {error}"
 
 
 class _Times(NamedTuple):
@@ -144,13 +160,11 @@ class _Worker:
 
     def step(self) -> _Times:
         """One more step."""
-        self._pipe.send("step")
-        return self._answer()
+        return self._answer("step")
 
     def finish(self, steps: list[_Times]) -> Measurement:
         """The measurement, once all steps are done."""
         seconds = [step.wall for step in steps]
-        self._pipe.send("memory")
         speed = self._tokens / statistics.median(seconds)
         return Measurement(
             contender=self._name,
@@ -159,14 +173,17 @@ class _Worker:
             tokens=self._tokens,
             seconds=seconds,
             cpu_seconds=[step.cpu for step in steps],
-            memory=self._answer(),
+            memory=self._answer("memory"),
             mfu=self._flops * speed / self._peak if self._flops and self._peak else None,
         )
 
-    def _answer(self) -> Any:
+    def _answer(self, asked: str | None = None) -> Any:
+        """What the process says next, or to what it is asked."""
         try:
+            if asked:
+                self._pipe.send(asked)
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             raise RuntimeError(f"the process of {self._name} died; its error is above") from None
         if isinstance(answer, Exception):
             raise answer
@@ -219,7 +236,7 @@ def _step(contender: Contender, tokens: Tensor, device: BenchDevice) -> _Times:
     return times
 
 
-def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
+def _table(measurements: list[Measurement], config: BenchConfig, *, ours: str) -> Table:
     precision = "fp32" if config.device is BenchDevice.cpu else "bf16"
     table = Table(title=f"A training step of {max(config.lengths)} tokens, {precision}")
     table.add_column("model")
@@ -228,10 +245,11 @@ def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for length in config.lengths:
         rows = [m for m in measurements if m.length == length]
+        base = next((row for row in rows if row.contender == ours), None)
         for row in rows:
-            ours = row is rows[0]
+            others = None if row is base else base
             compared = _share if row.is_floor else _ratio
-            found = "" if ours else compared(rows[0].cpu_seconds, row.cpu_seconds)
+            found = compared(others.cpu_seconds, row.cpu_seconds) if others else ""
             if config.device is not BenchDevice.cpu:
                 found = "" if row.mfu is None else f"{row.mfu:.1%}"
             table.add_row(
@@ -239,7 +257,7 @@ def _table(measurements: list[Measurement], config: BenchConfig) -> Table:
                 f"{row.parameters / 1e6:.2f} M",
                 str(length),
                 f"{row.tokens_per_second:,.0f}",
-                "" if ours else compared(rows[0].seconds, row.seconds),
+                compared(others.seconds, row.seconds) if others else "",
                 f"{row.memory / MEBI:,.0f} MiB",
                 found,
             )

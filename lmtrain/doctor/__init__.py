@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from lmtrain import __version__
 from lmtrain.doctor.cards import devices, kernels, links
 from lmtrain.doctor.findings import Findings, Problem
 from lmtrain.doctor.host import disks, network, resources
+from lmtrain.machine import installed
 
 if TYPE_CHECKING:
     from lmtrain.config import RunConfig
@@ -65,8 +65,8 @@ def versions() -> Findings:
     """Of what computes, and what it was built for."""
     found = Findings("versions")
     found.fact("lmtrain", f"{__version__}, Python {platform.python_version()}")
-    installed = [f"{name} {known}" for name in PACKAGES if (known := _version(name))]
-    found.fact("packages", ", ".join(installed))
+    there = [f"{name} {known}" for name in PACKAGES if (known := installed(name))]
+    found.fact("packages", ", ".join(there))
     import torch
 
     found.fact("CUDA of torch", torch.version.cuda or "none: built for CPUs")
@@ -75,13 +75,6 @@ def versions() -> Findings:
 
         found.fact("NCCL", ".".join(map(str, nccl.version())))
     return found
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _page(found: list[Findings]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -95,8 +96,8 @@ def kernels(config: RunConfig) -> Findings:
     chosen = resolve(config.ops.backend, capability)
     found.fact(f"ops.backend={config.ops.backend}", f"comes to {chosen}")
     for backend in (Backend.triton, Backend.fla, Backend.flash_qla):
-        reasons = [reason.partition(": say")[0] for reason in backend_problems(backend, capability)]
-        found.fact(backend, "; ".join(reasons) or "can run")
+        reasons = [_reason(problem) for problem in backend_problems(backend, capability)]
+        found.fact(backend, f"cannot run: {'; '.join(reasons)}" if reasons else "can run")
     for problem in config.ops.check(capability):
         found.problem(problem, stops=True)
     compiler = next(
@@ -111,6 +112,12 @@ def kernels(config: RunConfig) -> Findings:
     if capability is not None and chosen is Backend.triton and not found.problems:
         _try(config, found)
     return found
+
+
+def _reason(problem: str) -> str:
+    """Why a backend cannot run, where nobody asked for it: without its key and what to say else."""
+    told = re.sub(r"^ops\.backend=\w+(, but)? ", "", problem)
+    return re.sub(r"(, or|:) say ops\.backend=torch$", "", told).replace(": ", "; ")
 
 
 def _try(config: RunConfig, found: Findings) -> None:

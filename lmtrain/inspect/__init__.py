@@ -43,13 +43,19 @@ def case_of(config: InspectConfig) -> Case:
         ValueError: the configuration has problems, or a file cannot be read.
     """
     require(config.check_hardware())
-    sections = config.model, config.curriculum, config.data, config.optim, config.train
-    require([problem for section in sections for problem in section.check()])
+    sections = config.curriculum, config.data, config.optim, config.train
+    require([*config.check_model(), *(p for section in sections for p in section.check())])
     config = config.resolved(config.model.vocab_size or _vocabulary(config.data))  # type: ignore[assignment]
     hardware = find(config)
     smallest = max(config.launch.nproc, config.parallel.sequence)
     world = config.world or (config.nodes or 0) * hardware.links.ranks_per_host or smallest
-    require([*config.parallel.check(world), *config.engine.holding(world)])
+    require(
+        [
+            *config.parallel.check(world),
+            *config.engine.holding(world),
+            *config.check_zero(world),
+        ]
+    )
     distill = config.distill.check(weights=config.run.weights, engine=config.engine, world=world)
     require([*distill, *([] if config.budget.said else config.check_steps())])
     case = Case(config, hardware, world, config.curriculum.max_length, teacher_model(config))

@@ -51,7 +51,8 @@ def advise(case: Case) -> Advice | None:
             break
         other = case.but(changes)
         try:
-            if other.possible and fits(other):
+            allowed = other.possible and not other.config.engine.holding(other.world)
+            if allowed and fits(other):
                 found.append(Advice(changes, busiest(other), step_time(other).total))
         except ValueError:  # a strategy that was forced cannot serve so many ranks
             continue

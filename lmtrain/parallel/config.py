@@ -52,8 +52,9 @@ class ParallelConfig:
             return [f"parallel.sequence={self.sequence} must be at least 1"]
         problems: list[str] = []
         if world_size % self.sequence:
+            there = "1 process" if world_size == 1 else f"{world_size} processes"
             problems.append(
-                f"parallel.sequence={self.sequence} does not divide the {world_size} processes: "
+                f"parallel.sequence={self.sequence} does not divide the {there}: "
                 f"start a multiple of {self.sequence} (torchrun, or launch.nproc of a training), "
                 "or lower it"
             )

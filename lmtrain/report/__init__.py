@@ -84,6 +84,8 @@ def _report_sweeps(folders: Sequence[Path], config: ReportConfig) -> None:
 
 def _place(folders: Sequence[Path], out: str | None) -> Path:
     """Where the page goes."""
+    if any(folder.is_absolute() for folder in folders):
+        folders = [folder.absolute() for folder in folders]
     return Path(out) if out else Path(os.path.commonpath(folders)) / "report.html"
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from lmtrain.report.read import Record, Run
 
+WORD = re.compile(r"(?!\.\d)[A-Za-z/_.][\w/.\-]*", re.ASCII)
+"""What Hydra reads as text without quotes, but for words of its own."""
+
 FAULTS = 8
 """So many of the latest faults are told."""
 
@@ -109,10 +112,10 @@ def _literal(value: Any) -> str:
             return f"[{','.join(map(_literal, value))}]"
         case dict():
             return f"{{{','.join(f'{name}:{_literal(each)}' for name, each in value.items())}}}"
-        case _ if re.fullmatch(r"[A-Za-z/_.][\w/.\-]*", str(value)) and not _reserved(str(value)):
+        case _ if WORD.fullmatch(str(value)) and not _reserved(str(value)):
             return str(value)
         case _:
-            text = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], value)
+            text = re.sub(r'(\\*)("|\Z)', lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], value)
             return f'"{text}"'
 
 

@@ -61,13 +61,16 @@ class _Side:
         if not self.wanted:
             return f"{self.name}: there is no such run"
         lacking = self.wanted - len(self.values)
-        return f"{self.name}: missing in {lacking} of {_runs(self.wanted)}" if lacking else ""
+        return (
+            f"{self.name}: missing in {lacking} of {number_of_runs(self.wanted)}" if lacking else ""
+        )
 
     def told(self) -> str:
         """The mean and how far the runs lie apart."""
         low, high = number(min(self.values)), number(max(self.values))
         spread = f", {low} to {high}" if low != high else ""
-        return f"{self.name} is {number(fmean(self.values))} ({_runs(len(self.values))}{spread})"
+        runs = number_of_runs(len(self.values))
+        return f"{self.name} is {number(fmean(self.values))} ({runs}{spread})"
 
 
 def _judge(points: Sequence[Point], claim: Claim) -> Finding:
@@ -127,5 +130,6 @@ def _same(have: object, wanted: object) -> bool:
         return plain(have).lower() == plain(wanted).lower()
 
 
-def _runs(count: int) -> str:
+def number_of_runs(count: int) -> str:
+    """In words."""
     return f"{count} run" if count == 1 else f"{count} runs"

@@ -101,6 +101,11 @@ def heat(
     """
     varied = [key for key in sweep.keys if _varies(points, key)]
     _check(rows, varied, "rows")
+    if columns == LENGTH and length(measure) is None:
+        raise ValueError(
+            f"columns=length: measure={measure} is not taken at lengths: leave it out, or choose "
+            "a measure that is, such as answers@128"
+        )
     _check(columns, [*varied, LENGTH], "columns")
     rows = rows or _first([key for key in varied if key != columns])
     if rows is None:

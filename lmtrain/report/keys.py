@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 PARTS = re.compile(r"(?:[^,\[{('\"]|\[[^\]]*\]|{[^}]*}|\([^)]*\)|'[^']*'|\"[^\"]*\")+")
 """Values between commas, brackets and quotes held together."""
 
+FEW = 4
+"""Keys whose values a person can tell apart in a line."""
+
 BARE = ("null", "true", "false")
 """Words that say nothing without their key."""
 
@@ -32,6 +35,11 @@ def said(keys: Mapping[str, str]) -> str:
         value if value[:1].isalpha() and value not in BARE else f"{short_key(key)} {value}"
         for key, value in keys.items()
     )
+
+
+def named_by(keys: Mapping[str, str], otherwise: str) -> str:
+    """The same of a few keys; of none, or of as many as unrelated runs have, ``otherwise``."""
+    return said(keys) if 0 < len(keys) <= FEW else otherwise
 
 
 def is_seed(key: str) -> bool:

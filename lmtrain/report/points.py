@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lmtrain.report.facts import LAST, between, plain
-from lmtrain.report.keys import bare, ordered, said, short_key
-from lmtrain.report.progress import Progress, cost_of
+from lmtrain.report.keys import bare, named_by, ordered, short_key
+from lmtrain.report.progress import Progress, cost_of, teacher_cost_of
 from lmtrain.report.read import Run, read
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Point:
 
     @property
     def name(self) -> str:
-        """For a person: what varies."""
-        return said(self.keys) or self.run.folder.name
+        """For a person: what varies, or the folder where that is too much."""
+        return named_by(self.keys, self.run.folder.name)
 
     @property
     def state(self) -> State:
@@ -109,9 +109,9 @@ def read_sweep(folder: Path, asked: Sequence[str] = ()) -> Sweep:
     """The sweep in a folder; see `points`."""
     if not folder.is_dir():
         raise ValueError(f"run={folder} is not a folder: give the run.dir of a sweep")
-    told = _told(folder / "sweep.yaml")
+    told = read_told(folder / "sweep.yaml")
     runs = [read(place) for place in _run_folders(folder)]
-    keys = [bare(key) for key in told.get("keys") or []] or _differing(runs)
+    keys = list(dict.fromkeys(map(bare, told.get("keys") or []))) or _differing(runs)
     words = [str(word) for word in told.get("overrides") or []]
     found = [
         Point(
@@ -145,7 +145,7 @@ def _in_order(found: list[Point], keys: Sequence[str], words: Sequence[str]) -> 
     return sorted(found, key=lambda point: [places[key][point.keys[key]] for key in keys])
 
 
-def _told(path: Path) -> Record:
+def read_told(path: Path) -> Record:
     """What `lmtrain train -m` wrote of the sweep; nothing where it is missing or damaged."""
     try:
         written = OmegaConf.load(path)
@@ -206,7 +206,7 @@ def _in_name(name: str, key: str) -> str:
 def _measured(run: Run, asked: Sequence[str]) -> dict[str, Any]:
     """Progress and measures of a run, as fields of its point."""
     cost = cost_of(run)
-    progress = Progress.of(run, cost)
+    progress = Progress.of(run, cost, teacher_cost_of(run))
     found = {**dict(_of_training(run, progress)), **dict(_of_scores(run.scores))}
     if run.starts and isinstance(size := run.starts[-1].get("parameters"), int):
         found["parameters"] = size

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import isfinite, nan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from lmtrain.report.read import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,15 +36,24 @@ class Progress:
     """Of training steps; validations, checkpoints and restarts are not in them."""
 
     @classmethod
-    def of(cls, run: Run, cost: ModelCost | None) -> Progress:
-        """The progress of a run whose model costs ``cost``; None where that is not known."""
-        size = run.config.get("train.tokens_per_step")
-        tokens = float(size) if isinstance(size, int) else nan
-        lengths = run.column("length")
-        per_token = {length: _flops(cost, length) for length in set(lengths)}
-        flops = [per_token[length] * tokens for length in lengths]
+    def of(cls, run: Run, cost: ModelCost | None, teacher: ModelCost | None = None) -> Progress:
+        """The progress of a run whose model costs ``cost``; None where that is not known.
+
+        Args:
+            run: as it was read.
+            cost: of its model.
+            teacher: cost of the one that it asks in its first stages.
+        """
+        sizes, lengths = _sizes(run), run.column("length")
+        asks = [record.get("stage", "text") != "text" for record in run.steps]
+        kinds = list(zip(lengths, asks, strict=True))
+        per_token = {kind: _flops(kind[0], cost, teacher, asks=kind[1]) for kind in set(kinds)}
         speeds = run.column("tokens_per_second")
-        hours = [tokens / speed / SECONDS if speed > 0 else nan for speed in speeds]
+        flops = (per_token[kind] * size for kind, size in zip(kinds, sizes, strict=True))
+        hours = (
+            size / speed / SECONDS if speed > 0 else nan
+            for size, speed in zip(sizes, speeds, strict=True)
+        )
         return cls(
             steps=[record["step"] for record in run.steps],
             tokens=run.column("tokens"),
@@ -80,6 +92,12 @@ def cost_of(run: Run) -> ModelCost | None:
         return None
 
 
+def teacher_cost_of(run: Run) -> ModelCost | None:
+    """The cost of the model that taught a run; None where it is not there, or had none."""
+    folder = run.config.get("distill.teacher")
+    return cost_of(read(Path(folder))) if isinstance(folder, str) else None
+
+
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A section as it was before its keys were dotted."""
     section: dict[str, Any] = {}
@@ -92,8 +110,24 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return section
 
 
-def _flops(cost: ModelCost | None, length: float) -> float:
-    """Of a token of a piece of this length; NaN where it is not known."""
-    if cost is None or not isfinite(length) or length < 1:
+def _sizes(run: Run) -> list[float]:
+    """Tokens of each reported step: ``train.tokens_per_step`` may have changed on the way."""
+    held = {0: 0.0} | dict(zip((r["step"] for r in run.steps), run.column("tokens"), strict=True))
+    sizes = {
+        step: (held[step] - held[before]) / (step - before)
+        for before, step in pairwise(sorted(held))
+    }
+    return [sizes[record["step"]] for record in run.steps]
+
+
+def _flops(
+    length: float, cost: ModelCost | None, teacher: ModelCost | None, *, asks: bool
+) -> float:
+    """Of a token of a piece of this length; NaN where it is not known.
+
+    A step that asks the teacher has its forward pass too.
+    """
+    if cost is None or (asks and teacher is None) or not isfinite(length) or length < 1:
         return nan
-    return cost.training_flops_per_token([int(length)])
+    asked = teacher.total.flops_per_token([int(length)]) if asks and teacher else 0.0
+    return cost.training_flops_per_token([int(length)]) + asked

@@ -8,7 +8,7 @@ from math import sqrt
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING
 
-from lmtrain.report.keys import is_condition, is_seed, said
+from lmtrain.report.keys import is_condition, is_seed, named_by, said
 from lmtrain.report.points import Point
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Group:
 
     @property
     def name(self) -> str:
-        """For a legend: values, with their keys where there are several."""
-        return said(self.choice)
+        """For a legend: values, with their keys where there are several, or the first folder."""
+        return named_by(self.choice, self.points[0].run.folder.name if self.choice else "")
 
     def values(self, measure: str) -> dict[str, float]:
         """The measure by seed, of points that have it."""

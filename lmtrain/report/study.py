@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lmtrain.report import heat
 from lmtrain.report.chart import Chart
 from lmtrain.report.curves import curves
-from lmtrain.report.findings import Finding, judge
+from lmtrain.report.findings import Finding, judge, number_of_runs
 from lmtrain.report.measures import asked_first, named
 from lmtrain.report.points import Point, State, Sweep, read_sweep
 from lmtrain.report.seeds import groups
@@ -51,7 +51,9 @@ class Study:
         told = ", ".join(f"{ended[state]} {state}" for state in State if ended[state])
         left_out = " Only finished ones are in means and pictures." if len(ended) > 1 else ""
         experiment = f" Experiment {self.sweep.experiment}." if self.sweep.experiment else ""
-        return f"{len(points)} runs in {self.sweep.folder}: {told}.{left_out}{experiment}"
+        return (
+            f"{number_of_runs(len(points))} in {self.sweep.folder}: {told}.{left_out}{experiment}"
+        )
 
     def summary(self) -> Iterator[str]:
         """Lines for a person."""
@@ -119,16 +121,20 @@ def write_csv(studies: Sequence[Study], path: Path) -> None:
 def write_pictures(studies: Sequence[Study], folder: Path) -> None:
     """Every picture as a PNG, by sweep and title."""
     folder.mkdir(exist_ok=True)
+    named_so = Counter(each.sweep.name for each in studies)
     for each in studies:
+        name = each.sweep.name
+        if named_so[name] > 1:
+            name = f"{name} {each.number + 1}"
         if each.heat:
-            heat.save(each.heat, folder / _file(each, each.heat.title))
+            heat.save(each.heat, folder / _file(name, each.heat.title))
         for chart in each.charts:
-            save(chart, folder / _file(each, chart.title))
+            save(chart, folder / _file(name, chart.title))
 
 
-def _file(each: Study, title: str) -> str:
+def _file(sweep: str, title: str) -> str:
     """A name of a file that says what is in it."""
-    return re.sub(r"[^\w.]+", "_", f"{each.sweep.name} {title}")[:120] + ".png"
+    return re.sub(r"[^\w.]+", "_", f"{sweep} {title}")[:120] + ".png"
 
 
 def _claims(points: Sequence[Point]) -> list[Claim]:

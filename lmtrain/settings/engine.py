@@ -112,10 +112,10 @@ class EngineConfig:
             world: on all machines.
         """
         absent = self._absent() if self.kind is EngineKind.deepspeed and world > 1 else []
-        return [*self._device(processes), *self.holding(world), *absent, *self._again()]
+        return [*self._device(processes), *self.holding(world), *absent, *self._compiler()]
 
     def holding(self, world: int) -> list[str]:
-        """What a kind of engine does not do with ``world`` processes, wherever they are."""
+        """What an engine does not do with ``world`` processes, wherever they are."""
         kind, deep = self.kind, self.kind is EngineKind.deepspeed
         found = [
             f"engine.{key}={value} is of engine.kind={reader}, and this is {kind}: leave it out"
@@ -151,7 +151,7 @@ class EngineConfig:
             )
         if self.prefetch < 0:
             found.append(f"engine.prefetch={self.prefetch} must not be negative")
-        return [*found, *self._offloading(world)]
+        return [*found, *self._offloading(world), *self._again()]
 
     def _again(self) -> list[str]:
         """What is wrong with how blocks are computed, and computed again."""
@@ -179,12 +179,15 @@ class EngineConfig:
                 "engine.compile=true does not go with engine.kind=deepspeed, which hooks into what "
                 "is compiled: say engine.kind=fsdp, or engine.compile=false"
             )
-        if not any(map(which, (environ.get("CXX", "g++"), "clang++", "cl"))):
-            found.append(
-                "engine.compile=true needs a C++ compiler, and there is none on the PATH: install "
-                "g++, or say engine.compile=false"
-            )
         return found
+
+    def _compiler(self) -> list[str]:
+        if not self.compile or any(map(which, (environ.get("CXX", "g++"), "clang++", "cl"))):
+            return []
+        return [
+            "engine.compile=true needs a C++ compiler, and there is none on the PATH: install "
+            "g++, or say engine.compile=false"
+        ]
 
     def _offloading(self, world: int) -> list[str]:
         """Where what is offloaded cannot be."""

@@ -36,6 +36,10 @@ class ReportConfig:
         problems: list[str] = []
         if self.run in (None, "", []) or not all(self.runs):
             problems.append("run is not set: say run=runs/default, or another run folder")
+        if self.out is not None and not self.out.endswith(".html"):
+            problems.append(
+                f"out={self.out} is the page, and other files go beside it: end it with .html"
+            )
         if self.rows is not None and self.rows == self.columns:
             problems.append(f"rows={self.rows} and columns={self.columns} are one: choose another")
         return problems

@@ -5,11 +5,12 @@ sweep.yaml  POINT/config.yaml …  POINT/error.txt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from lmtrain import files
+from lmtrain.report.points import read_told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +26,10 @@ def claimed(folder: Path) -> AbstractContextManager[None]:
     return files.claimed(folder, "another sweep: wait for it, or choose another")
 
 
-def write_sweep(folder: Path, told: Mapping[str, object]) -> None:
+def write_sweep(folder: Path, told: Mapping[str, Any]) -> None:
     """Write ``sweep.yaml``, which is never seen half-written.
+
+    Points of earlier commands stay in the folder, so what varied among them is still told.
 
     Raises:
         ValueError: the folder holds a run.
@@ -35,7 +38,9 @@ def write_sweep(folder: Path, told: Mapping[str, object]) -> None:
         raise ValueError(
             f"run.dir={folder} holds a run, and a sweep would put others inside it: choose another"
         )
-    files.write_whole(folder / "sweep.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(told))))
+    path = folder / "sweep.yaml"
+    keys = dict.fromkeys(key for each in (read_told(path), told) for key in each.get("keys") or [])
+    files.write_whole(path, OmegaConf.to_yaml(OmegaConf.create({**told, "keys": [*keys]})))
 
 
 def write_error(folder: Path, told: str) -> None:

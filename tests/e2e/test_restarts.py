@@ -159,3 +159,11 @@ def test_a_host_is_lost_and_comes_back(whole: Run, run: Run) -> None:
     assert "lmtrain: process 0 of 2: another process " in printed
     assert restarts(run) == 2, printed
     same_losses(run, whole)
+
+
+def test_a_host_that_is_done_is_not_lost() -> None:
+    command = [str(ROOT / "scripts" / "two_hosts.sh"), "--lose", "false", "--"]
+    process = begin(*command, "--no-python", "true")
+    printed, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, printed
+    assert "lost" not in printed

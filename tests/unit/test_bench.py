@@ -13,12 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmtrain.bench.config import BenchConfig, BenchDevice, BenchKind, Floor
 from lmtrain.bench.contenders import builders, compared_model
-from lmtrain.bench.step import Measurement, bench, headroom
+from lmtrain.bench.footprint import Measured, bench_memory
+from lmtrain.bench.step import Measurement, _Times, _Worker, bench, headroom
 from lmtrain.models.accounting import TRAINING, ModelCost
 from lmtrain.ops.config import Backend
+from lmtrain.settings.engine import Remat
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from lmtrain.config import InspectConfig
 
 pytest.importorskip("transformers")
 
@@ -90,6 +94,85 @@ def test_a_measurement_is_printed_and_written(
     assert told.count("lmtrain") == 1
     if peers:
         assert told.count("Qwen3-Next (ours is") == told.count("% of it") // 2 == len(Floor)
+
+
+class TiredWorker:
+    """Steps as a worker does, without a process; of 64 tokens peers have no memory for the 4th."""
+
+    def __init__(self, name: str, length: int, config: BenchConfig) -> None:
+        self.name, self.length, self.steps = name, length, config.repeats * [_Times(1.0, 1.0)]
+        self.done = 0
+
+    def __enter__(self) -> TiredWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self) -> _Times:
+        self.done += 1
+        if self.length == 64 and self.done == 4 and "lmtrain" not in self.name:
+            raise RuntimeError(f"{self.name}: OutOfMemoryError")
+        return self.steps[0]
+
+    def finish(self, steps: list[_Times]) -> Measurement:
+        assert steps == self.steps
+        return Measurement(self.name, 1, self.length, 64, [1.0], [1.0], 1)
+
+
+def test_what_fails_in_its_turn_ends_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmtrain.bench.step._Worker", TiredWorker)
+    out = tmp_path / "step.json"
+    measured = bench(BenchConfig(lengths=[32, 64, 16], repeats=3, out=str(out)))
+    assert [(m.length, "lmtrain" in m.contender) for m in measured] == [
+        *[(32, number == 0) for number in range(5)],
+        *((64, True), (16, True)),
+    ]
+    assert capsys.readouterr().out.count("not measured, 64 tokens: ") == 4
+    assert len(json.loads(out.read_text())["notes"]) == 4
+
+
+def test_what_was_measured_is_written_before_the_next_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(TiredWorker):
+        def __enter__(self) -> TiredWorker:
+            if self.length == 64:
+                raise KeyboardInterrupt
+            return self
+
+    monkeypatch.setattr("lmtrain.bench.step._Worker", Interrupted)
+    out = tmp_path / "step.json"
+    with pytest.raises(KeyboardInterrupt):
+        bench(BenchConfig(lengths=[32, 64], peers=False, repeats=1, out=str(out)))
+    assert [result["length"] for result in json.loads(out.read_text())["results"]] == [32]
+
+
+def test_a_worker_that_is_gone_is_told() -> None:
+    worker = _Worker("a peer", 8, BenchConfig())
+    worker._theirs.close()
+    with pytest.raises(RuntimeError, match="the process of a peer died"):
+        worker.step()
+
+
+def test_a_model_without_room_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(planned: InspectConfig, preset: str, _: BenchConfig) -> Measured:
+        if planned.engine.remat is not Remat.full:
+            raise torch.OutOfMemoryError("no room")
+        return Measured(preset, "full", 64, 1, 1, 2, 2, "the loss", [1.0], 1.0)
+
+    monkeypatch.setattr("lmtrain.bench.footprint.measure", measured)
+    out = tmp_path / "memory.json"
+    config = BenchConfig(what=BenchKind.memory, presets=["mamba2"], lengths=[64], out=str(out))
+    assert [one.remat for one in bench_memory(config)] == ["full"]
+    assert "not measured, mamba2, remat=none, 64 tokens: no room" in capsys.readouterr().out
+    record = json.loads(out.read_text())
+    assert len(record["results"]) == 1
+    assert len(record["notes"]) == 3
 
 
 def test_backends_compute_one_model() -> None:

@@ -94,6 +94,11 @@ def test_help_of_a_verb_has_its_groups_and_what_every_key_means(
     assert "  train.steps=7                        Optimizer updates" in text
     assert all(f"  {key}=" in text for key in config.flat(config.RunConfig()) if "." in key)
     assert "Groups" not in shown("report", "--help")[0]
+    for columns, most in (("20", 80), ("110", 110), ("300", 120)):
+        monkeypatch.setenv("COLUMNS", columns)
+        text = shown("report", "--help")[0]
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) in range(most - 10, most + 1)
 
 
 def test_help_tells_all_of_what_it_is_asked(
@@ -141,11 +146,14 @@ def test_the_shell_completes_verbs_groups_and_keys(
         ("train.step=1", "there is no key train.step: do you mean train.steps?"),
         ("heads=3", "there is no key heads: do you mean model.attention.heads?"),
         ("optimizer.lr=1", "there is no key optimizer: do you mean optim.lr?"),
+        ("sweep=width", "To append to your default list use +sweep=width"),
+        ("optim.lr={a:1}", "optim.lr={a:1}: '{'a': 1}' is no number"),
+        ("data.task.lengths=[a]", "data.task.lengths=[a]: 'a' is no whole number"),
         ("optim.zzz=1", "there is no key optim.zzz: --help optim lists the keys"),
         ("data.task.options.pairs=4", "there is no key data.task.options.pairs yet: +KEY=VALUE"),
         ("model=none", "In 'config': Could not find 'model/none'. Available options in 'model': "),
         ("optim.lr=high", "optim.lr=high: 'high' is no number"),
-        ("train.steps=1e3", "train.steps=1e3: '1000.0' is no whole number"),
+        ("train.steps=1e3", "train.steps=1e3: '1e3' is no whole number"),
         ("logging.wandb=maybe", "logging.wandb=maybe: 'maybe' is neither true nor false"),
         ("engine.kind=zero", "engine.kind=zero: 'zero' is none of fsdp, ddp, deepspeed"),
         ("scores.lengths=64", "scores.lengths=64: it is a list: write it as [A,B]"),
@@ -182,6 +190,21 @@ def test_words_without_a_key_are_answered_with_one(
     assert code == 2
     assert said.startswith("lmtrain: ")
     assert said.endswith(f"{told}\n")
+
+
+@pytest.mark.parametrize(
+    ("verb", "override", "told"),
+    [
+        ("inspect", "gpus=4", "there is no key gpus: --help lists the keys"),
+        ("inspect", "node=4", "there is no key node: do you mean nodes?"),
+        ("inspect", "worlds=4", "there is no key worlds: do you mean world?"),
+        ("prepare", "mode=stat", "'stat' is none of build, verify, stats, peek, import, export"),
+    ],
+)
+def test_mistakes_are_corrected_from_what_a_verb_takes(verb: str, override: str, told: str) -> None:
+    with pytest.raises(HydraException) as raised:
+        config.compose([override], cli.VERBS[verb].config)
+    assert cli.sentence(raised.value).endswith(told)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from lmtrain.config import compose
 from lmtrain.doctor import doctor, examine
+from lmtrain.doctor.cards import kernels
+from lmtrain.ops.config import Backend
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +53,20 @@ def test_what_stops_a_run_is_told_with_a_remedy(
     assert "stops a run: run.dir=" in shown
     assert "choose another" in shown
     assert "say ops.backend=torch" in shown
+
+
+def test_a_backend_that_nobody_asked_for_only_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(backend: Backend, _: int | None) -> list[str]:
+        if backend is Backend.fla:
+            return [
+                "ops.backend=fla, but fla is not installed: pip install x, or say ops.backend=torch"
+            ]
+        return [f"ops.backend={backend} needs CUDA, and there is none: say ops.backend=torch"]
+
+    monkeypatch.setattr("lmtrain.ops.config.backend_problems", refused)
+    told = dict(kernels(compose(["ops.backend=torch"])).facts)
+    assert told["fla"] == "cannot run: fla is not installed; pip install x"
+    assert told["flash_qla"] == "cannot run: needs CUDA, and there is none"
 
 
 def test_a_damaged_file_of_links_is_told_by_name(tmp_path: Path) -> None:

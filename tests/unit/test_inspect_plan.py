@@ -142,6 +142,17 @@ def test_advice_fits_and_no_smaller_change_does() -> None:
     assert advise(replace(asked, hardware=replace(SLOW, memory=2**20))) is None
 
 
+@pytest.mark.parametrize(("compiled", "advised"), [(False, Remat.selective), (True, Remat.full)])
+def test_advice_is_what_a_run_would_take(*, compiled: bool, advised: Remat) -> None:
+    """Graphs of compiled blocks choose themselves what they keep."""
+    row = ["curriculum.max_length=4096", "train.tokens_per_step=4096"]
+    asked = case(f"engine.compile={compiled}", *row)
+    limit = int(1.01 * busiest(asked.but({"engine.remat": Remat.selective})).total / ROOM)
+    advice = advise(replace(asked, hardware=replace(asked.hardware, memory=limit)))
+    assert advice is not None
+    assert advice.changes == {"engine.remat": advised}
+
+
 def test_efficiency_never_grows_and_strong_scaling_ends(tmp_path: Path) -> None:
     found = case("scale=1..64", "train.tokens_per_step=16384", f"out={tmp_path}/scale.png")
     worlds = [1 << i for i in range(7)]
@@ -178,6 +189,13 @@ def test_measured_hardware_is_read_and_must_know_products(tmp_path: Path) -> Non
         (["memory=0"], r"memory=0 must be positive"),
         (["world=4", "engine.replicas=3"], r"engine.replicas=3 must divide the 4 processes"),
         (["world=4", "engine.kind=deepspeed"], r"engine.zero=None is no stage"),
+        (["hybrid.mixer=G", "hybrid.ratio=2:1", "model.n_layers=4"], r"hybrid.ratio=2:1"),
+        (["optim.base_width=64", "model.tie_embeddings=true"], r"optim.base_width=64 needs an out"),
+        (["engine.remat=budget"], r"engine.remat_budget=null must lie in"),
+        (
+            ["world=4", "engine.kind=deepspeed", "engine.zero=2", "optim.kind=muon"],
+            r"optim.kind=muon needs whole matrices",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused(keys: list[str], told: str) -> None:
@@ -189,6 +207,29 @@ def test_nodes_are_full_of_cards() -> None:
     found = case("nodes=2", "train.tokens_per_step=16384")
     assert found.world == 2 * CARDS["h100"].per_node
     assert found.config.engine.kind is EngineKind.fsdp
+
+
+def test_the_card_that_is_here_has_the_memory_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    total = 42_300_000_000
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (total, total))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100-SXM4-40GB")
+    assert case("hardware=auto").hardware.memory == total
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L40S")
+    with pytest.raises(ValueError, match=r"hardware=auto finds NVIDIA L40S.*hardware=a100\|h100"):
+        case("hardware=auto")
+
+
+def test_processes_of_a_host_share_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("lmtrain.inspect.hardware._host_memory", lambda: 2**40)
+    path = tmp_path / "links.json"
+    write_links(path, typical("cpu", 8)[0], Rates(1e10, 1e10, 1e10, 1e10))
+    for keys, together in (("world=4", 4), ("nodes=2", 8), ("world=16", 8)):
+        found = case(f"hardware={path}", keys, "train.tokens_per_step=16384").hardware
+        assert found.memory == 2**40 // together
 
 
 def test_this_machine_is_measured() -> None:

@@ -238,6 +238,7 @@ def test_mistakes_are_sentences(tmp_path: Path) -> None:
         ("model=jamba", "model/size=1b", "data.skip_steps=[[1,2],[5,9]]", "optim.clip=null"),
         ('model.pattern="([AM]G)2-"', 'samples.prompt="it\'s \\"so\\", $x"', "optim.lr=1e-7"),
         ("data=mixture", "data.sources.web.path=a b", "+data.sources.more={path: c, weight: 2.0}"),
+        ("run.weights='модель/x'", 'samples.prompt=".5"', 'data.source="a\\\\\n"'),
         ("logging.profile=10:3", "curriculum=staircase_p2", 'run.dir="runs/lr=1,x=2"'),
     ],
 )

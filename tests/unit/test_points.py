@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,6 +48,30 @@ def test_every_measure_has_its_number(tmp_path: Path) -> None:
             **{"flops_to@3.0": 2 * flops, "tokens_to@3": 2048, "hours_to@2.5": 3 * 1.024 / 3600},
         }
     )
+
+
+def test_what_was_spent_follows_changes_of_the_batch_and_the_teacher(tmp_path: Path) -> None:
+    taught = {"distill.teacher": str(leave_point(tmp_path / "t", {"model.pattern": "A"}))}
+    folder = leave_point(tmp_path / "s", {"model.pattern": "G", **taught}, losses=())
+    steps = [
+        {"step": 1, "loss": 3.0, "tokens": 512, "length": 64, "stage": "layers"},
+        {"step": 2, "loss": 2.0, "tokens": 1024, "length": 64, "stage": "text"},
+        {"step": 3, "loss": 1.0, "tokens": 3072, "length": 64},
+        {"step": 2, "loss": 2.0, "tokens": 1024, "length": 64},  # after a step back
+        {"step": 5, "loss": 1.0, "tokens": 7168, "length": 64},
+    ]
+    lines = [json.dumps({**step, "tokens_per_second": 1024.0}) + "\n" for step in steps]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    [point] = points(tmp_path / "s")
+    student, teacher = (
+        ModelCost.of(compose(["model=debug", f"model.pattern={p}", "model.vocab_size=64"]).model)
+        for p in "GA"
+    )
+    tokens = 512 + 512 + 2048 + 512 + 2048
+    asked = 512 * teacher.total.flops_per_token([64])
+    flops = tokens * student.training_flops_per_token([64]) + asked
+    assert point.measures["flops"] == pytest.approx(flops)
+    assert point.measures["hours"] == pytest.approx(tokens / 1024 / 3600)
 
 
 def test_thresholds_come_from_the_claims_of_the_run(tmp_path: Path) -> None:
@@ -133,7 +158,7 @@ def test_a_configuration_of_another_version_costs_only_what_needs_it(tmp_path: P
     (run / "config.yaml").write_text("model: {pattern: A, gone: 1}")
     [point] = points(tmp_path)
     assert point.measures.keys() == {
-        "loss", "bits_per_byte", "train_loss", "tokens", "tokens_per_second",
+        "loss", "bits_per_byte", "train_loss", "tokens", "hours", "tokens_per_second",
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from lmtrain.config import compose, config_dir
+from lmtrain.report.points import read_told
 from lmtrain.sweep import Point, Sweep, spread
 from lmtrain.sweep.folder import claimed, write_error, write_sweep
 from lmtrain.sweep.table import print_points
@@ -105,6 +106,19 @@ def test_the_sweep_says_what_varies(tmp_path: Path) -> None:
         "keys": ["x.y", "a"],
         "experiment": "recall",
     }
+
+
+def test_what_varied_in_earlier_commands_still_does(tmp_path: Path) -> None:
+    """Else points that differ in it would be taken for seeds of one model."""
+    for words in (["model.n_layers=1,2", "run.seed=0,1"], ["run.seed=0,1,2", "optim.lr=1,2"]):
+        write_sweep(
+            tmp_path, Sweep(folder=str(tmp_path), points=points(*words), words=words).told()
+        )
+    told = read_told(tmp_path / "sweep.yaml")
+    assert told["keys"] == ["model.n_layers", "run.seed", "optim.lr"]
+    (tmp_path / "sweep.yaml").write_text("keys: [")
+    write_sweep(tmp_path, {"keys": ["a"]})
+    assert read_told(tmp_path / "sweep.yaml")["keys"] == ["a"]
 
 
 def test_failures_stand_below_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,6 +157,10 @@ def test_what_does_not_vary_is_refused(told: Study) -> None:
         ask(told.sweep, columns="run.seed")
     with pytest.raises(ValueError, match=r"measure=recall is of no run in .*: use one of answers@"):
         ask(told.sweep, measure="recall")
+    with pytest.raises(ValueError, match="columns=length: measure=loss is not taken at lengths"):
+        ask(told.sweep, columns="length", measure="loss")
+    with pytest.raises(ValueError, match=r"out=table.csv is the page.*: end it with .html"):
+        report(ReportConfig(run="runs", out="table.csv"))
     with pytest.raises(ValueError, match="measure is of sweeps, and run=.* is none"):
         report(ReportConfig(run=str(told.sweep.points[0].run.folder), measure="loss"))
     with pytest.raises(ValueError, match="rows=a and columns=a are one: choose another"):
@@ -196,6 +200,30 @@ def test_several_sweeps_make_one_page_with_files_beside_it(
     assert "rates_validation_loss_nats_by_lr.png" in pictures
     assert len(pictures) == 1 + html.count("<svg")
     assert all(png.startswith(b"\x89PNG") for png in pictures.values())
+
+
+def test_sweeps_of_one_name_keep_their_pictures_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in two folders, of which one is said as seen from here, the other from the root."""
+    for place in "ab":
+        for rate in (0.1, 0.2):
+            leave_point(leave_sweep(tmp_path / place / "rates", ["optim.lr"]), {"optim.lr": rate})
+    monkeypatch.chdir(tmp_path)
+    report(ReportConfig(run=["a/rates", str(tmp_path / "b" / "rates")], measure="loss"))
+    drawn = sorted(path.name for path in (tmp_path / "report").glob("*by_lr.png"))
+    assert drawn == [f"rates_{n}_validation_loss_nats_by_lr.png" for n in (1, 2)]
+
+
+def test_runs_that_differ_in_much_have_the_names_of_their_folders(tmp_path: Path) -> None:
+    for n in (1, 2):
+        keys = ("optim.lr", "model.d_model", "model.n_layers", "optim.beta1", "optim.eps")
+        point = leave_point(tmp_path / "x", dict.fromkeys(keys, 0.1 * n))
+        point.rename(tmp_path / f"run{n}")
+    (tmp_path / "x").rmdir()
+    [verdict] = ask(read_sweep(tmp_path), measure="loss").verdicts
+    assert {verdict.best.name, *(group.name for group, _ in verdict.rivals)} == {"run1", "run2"}
+    assert next(ask(read_sweep(tmp_path)).summary()).startswith(f"{tmp_path.name}: 2 runs in")
 
 
 def test_nothing_from_a_sweep_becomes_markup(tmp_path: Path) -> None:
