@@ -15,8 +15,13 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 sys.modules["lmtrain"] = None  # type: ignore[assignment]
 
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 import transformers  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from transformers.masking_utils import (  # noqa: E402
+    AttentionMaskInterface,
+    flash_attention_mask,
+)
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -58,13 +63,45 @@ def reading(model, ids, expected):
     yield "beside padding", error(padded[1, : ids.shape[1]], whole[0])
 
 
+def varlen(_, query, key, value, attention_mask, *, scaling, sliding_window, **kwargs):
+    """What FlashAttention computes: no mask, and documents only where it is told their ends."""
+    assert attention_mask is None
+    assert "seq_idx" not in kwargs
+    rows, _, t, _ = query.shape
+    k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
+    q, k, v = (x.transpose(1, 2).flatten(0, 1).transpose(0, 1) for x in (query, k, v))
+    i = torch.arange(rows * t)
+    ends = kwargs.get("cu_seq_lens_q", torch.arange(0, rows * t + 1, t))
+    document = torch.searchsorted(ends, i.to(ends.dtype), right=True)
+    seen = (document[:, None] == document) & (i[:, None] >= i)
+    if sliding_window:
+        seen &= i[:, None] - i < sliding_window
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scaling)
+    return out.transpose(0, 1).unflatten(0, (rows, t)), None
+
+
+transformers.AttentionInterface.register("varlen", varlen)
+AttentionMaskInterface.register("varlen", flash_attention_mask)
+
+
+def positions(*spans):
+    return torch.cat([torch.arange(*span) for span in spans])[None]
+
+
 @torch.no_grad()
 def packing(model, ids):
-    """Two documents in a row; with what would mix them."""
-    position = torch.cat([torch.arange(CUT), torch.arange(ids.shape[1] - CUT)])[None]
+    """Documents in a row, with and without masks; with what would mix them."""
+    t = ids.shape[1]
+    position = positions((CUT,), (t - CUT,))
     alone = model(input_ids=ids[:, CUT:], use_cache=False).logits
     packed = model(input_ids=ids, position_ids=position).logits
     yield "packed", error(packed[:, CUT:], alone)
+    cut = torch.cat([positions((PAD, CUT), (1,), (t - CUT + PAD - 1,)), positions((t,))])
+    found, rows = {}, [(ids, position), (torch.cat([ids, ids.flip(1)]), cut)]
+    for how in ("varlen", "sdpa"):
+        model.set_attn_implementation(how)
+        found[how] = torch.cat([model(input_ids=i, position_ids=p).logits for i, p in rows])
+    yield "packed without a mask", error(found["varlen"], found["sdpa"])
     past = model(input_ids=ids[:, :3], use_cache=True).past_key_values
     wrong = {
         "packed with a mask": {"attention_mask": torch.ones_like(ids), "position_ids": position},

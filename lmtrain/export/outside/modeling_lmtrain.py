@@ -30,11 +30,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 CHUNK = 64
 BETAS = ("fast", "slow")
-MASKS = {
+ATTENTION = {
     "full_attention": create_causal_mask,
     "sliding_attention": create_sliding_window_causal_mask,
-    "linear_attention": create_recurrent_attention_mask,
 }
+MASKS = {**ATTENTION, "linear_attention": create_recurrent_attention_mask}
 
 
 def rms_norm(x, weight, eps):
@@ -132,7 +132,7 @@ class LmtrainAttention(nn.Module):
             self.q_norm = LmtrainRMSNorm(inner if joint else self.head_dim, stack["norm"])
             self.k_norm = LmtrainRMSNorm(shared if joint else self.head_dim, stack["norm"])
 
-    def forward(self, x, *, masks, position_ids, past_key_values=None, seq_idx=None, **kwargs):  # noqa: ARG002
+    def forward(self, x, *, masks, position_ids, past_key_values=None, **kwargs):
         """``[b, t, d]`` in and out."""
         a = self.settings
         q, k, v, gate = self.in_proj(x).split(self.widths, -1)
@@ -289,9 +289,9 @@ class LmtrainGatedDeltaNet(nn.Module):
         self.norm = LmtrainRMSNorm(g["value_dim"], {"eps": self.eps, "zero_centered": False})
         self.out_proj = nn.Linear(values, d, bias=False)
 
-    def forward(self, x, *, masks, past_key_values=None, seq_idx=None, **kwargs):  # noqa: ARG002
+    def forward(self, x, *, masks, past_key_values=None, **kwargs):  # noqa: ARG002
         """``[b, t, d]`` in and out."""
-        g, mask = self.settings, masks["linear_attention"]
+        g, mask, seq_idx = self.settings, masks["linear_attention"], masks["documents"]
         x = x if mask is None else x * mask[..., None].to(x.dtype)
         qkv, gate, beta, dt = self.in_proj(x).split(self.rows, -1)
         qkv = short_conv(qkv, self.conv_weight, None, past_key_values, self.layer_idx, seq_idx)
@@ -331,9 +331,9 @@ class LmtrainSSD(nn.Module):
         self.norm_weight = nn.Parameter(torch.ones(inner)) if m["norm"] else None
         self.out_proj = nn.Linear(inner, d, bias=False)
 
-    def forward(self, x, *, masks, past_key_values=None, seq_idx=None, **kwargs):  # noqa: ARG002
+    def forward(self, x, *, masks, past_key_values=None, **kwargs):  # noqa: ARG002
         """``[b, t, d]`` in and out."""
-        m, mask = self.settings, masks["linear_attention"]
+        m, mask, seq_idx = self.settings, masks["linear_attention"], masks["documents"]
         mask = None if mask is None else mask[..., None].to(x.dtype)
         x = x if mask is None else x * mask
         gate, xbc, dt = self.in_proj(x).split(self.rows, -1)
@@ -485,6 +485,18 @@ def packed(position_ids, attention_mask):
     return F.pad(breaks.long().cumsum(-1), (1, 0)) if breaks.any() else None
 
 
+def bounds(seq_idx):
+    """Where documents ``[b, t]`` begin and end in one row of them all, as FlashAttention is told.
+
+    It needs no mask, so that nothing else would keep them apart.
+    """
+    ends = F.pad(seq_idx[:, 1:] != seq_idx[:, :-1], (0, 1), value=True).flatten().nonzero()
+    found = F.pad(ends.flatten() + 1, (1, 0)).int()
+    longest = int(found.diff().max())
+    told = {"cu_seq_lens_q": found, "cu_seq_lens_k": found}
+    return told | {"max_length_q": longest, "max_length_k": longest}
+
+
 class LmtrainModel(LmtrainPreTrainedModel):
     """Embedding, blocks, norm."""
 
@@ -536,6 +548,11 @@ class LmtrainModel(LmtrainPreTrainedModel):
             seen = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = (torch.arange(x.shape[1], device=x.device) + seen)[None]
         masks = self._masks(x, attention_mask, position_ids, past_key_values)
+        if seq_idx is not None:
+            masks["documents"] = seq_idx = seq_idx.expand(len(x), -1)
+            unmasked = any(masks[kind] is None for kind in masks.keys() & ATTENTION)
+            if unmasked and kwargs.get("cu_seq_lens_q") is None:
+                kwargs |= bounds(seq_idx)
         position_ids = position_ids.expand(len(x), -1)
         for block in self.layers:
             x = block(
@@ -543,7 +560,6 @@ class LmtrainModel(LmtrainPreTrainedModel):
                 masks=masks,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
-                seq_idx=None if seq_idx is None else seq_idx.expand(len(x), -1),
                 **kwargs,
             )
         if isinstance(past_key_values, LmtrainCache):
@@ -554,7 +570,7 @@ class LmtrainModel(LmtrainPreTrainedModel):
 
     def _masks(self, x, attention_mask, position_ids, cache):
         """A mask for each kind of layer, sized by a layer of the cache of that same kind."""
-        masks, kinds = {"linear_attention": None}, self.config.layer_types
+        masks, kinds = {"documents": None}, self.config.layer_types
         for kind in set(kinds):
             one = None if cache is None else Cache(layers=[cache.layers[kinds.index(kind)]])
             masks[kind] = MASKS[kind](
