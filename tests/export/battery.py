@@ -117,6 +117,27 @@ def packing(model, ids):
             yield name, str(told)
 
 
+@torch.no_grad()
+def answering(model, ids):
+    """What may be asked of every model of transformers."""
+    plain = model(input_ids=ids, use_cache=False, output_hidden_states=True)
+    first, *_, last = plain.hidden_states
+    ends = first, model.get_input_embeddings()(ids), model.lm_head(last), plain.logits
+    yield "hidden states", torch.equal(*ends[:2]) and torch.equal(*ends[2:])
+    tuples = model(input_ids=ids, use_cache=False, return_dict=False, output_hidden_states=True)
+    yield "a tuple", torch.equal(tuples[0], plain.logits) and len(tuples) == 2
+    rows = [{"input_ids": ids[0, :CUT].tolist()}, {"input_ids": ids[0, CUT:].tolist()}]
+    how = {"return_seq_idx": True, "return_flash_attn_kwargs": True, "return_tensors": "pt"}
+    batch = transformers.DataCollatorWithFlattening(**how)(rows)
+    alone = model(input_ids=ids[:, CUT:], use_cache=False).logits
+    yield "a collated batch", error(model(**batch).logits[:, CUT:], alone)
+    try:
+        model(input_ids=ids, output_attentions=True)
+        yield "weights of attention", "nothing"
+    except ValueError as told:
+        yield "weights of attention", str(told)
+
+
 def writing(model, ids, *, beams):
     """Greedy generation with and without a cache, of a batch with padding."""
     mask = torch.ones(2, 20, dtype=torch.long)
@@ -179,7 +200,7 @@ def judge(job):
     model = load(job["folder"], code=code)
     found = dict(reading(model, ids, expected))
     if code:
-        found |= dict(packing(model, ids))
+        found |= dict(packing(model, ids)) | dict(answering(model, ids))
     if job["save"]:
         found |= dict(saving(model, ids, code=code))
     found |= dict(writing(model, ids, beams=beams))

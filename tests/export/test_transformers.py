@@ -67,6 +67,15 @@ def test_packed_documents_are_exact_or_refused(name: str, answers: Answers) -> N
     assert "[batch, tokens]" in found["a square mask"]
 
 
+@pytest.mark.parametrize("name", CASES[len(NATIVE) :])
+def test_a_custom_folder_answers_as_models_of_transformers_do(name: str, answers: Answers) -> None:
+    found = answers[name]
+    assert found["hidden states"] is True
+    assert found["a tuple"] is True
+    assert found["a collated batch"] <= TOLERANCE
+    assert "output_attentions=True asks for what" in found["weights of attention"]
+
+
 @pytest.fixture(scope="module")
 def thorough(exported: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """With what takes longer."""

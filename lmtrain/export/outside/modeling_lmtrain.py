@@ -27,6 +27,7 @@ from transformers.masking_utils import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
 
 CHUNK = 64
 BETAS = ("fast", "slow")
@@ -512,6 +513,7 @@ class LmtrainModel(LmtrainPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids=None,
@@ -526,15 +528,19 @@ class LmtrainModel(LmtrainPreTrainedModel):
 
         Raises:
             ValueError: neither or both of ids and embeddings; documents packed in a way that would
-                mix them.
+                mix them; weights of attention are asked for.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         plain = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2  # noqa: PLR2004
         if attention_mask is not None and not plain:
             raise ValueError("attention_mask must be [batch, tokens]: recurrences need no other")
-        if position_ids is None and kwargs.get("cu_seq_lens_q") is not None:
+        told = kwargs.pop("seq_idx", None) is not None or kwargs.get("cu_seq_lens_q") is not None
+        if told and position_ids is None:
             raise ValueError("packed documents are told by position_ids: give them as well")
+        if kwargs.pop("output_attentions", self.config.output_attentions):
+            raise ValueError("output_attentions=True asks for what recurrences lack: leave it out")
+        whole = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         seq_idx = packed(position_ids, attention_mask)
         use_cache = self.config.use_cache if use_cache is None else use_cache
@@ -554,7 +560,9 @@ class LmtrainModel(LmtrainPreTrainedModel):
             if unmasked and kwargs.get("cu_seq_lens_q") is None:
                 kwargs |= bounds(seq_idx)
         position_ids = position_ids.expand(len(x), -1)
+        states = ()
         for block in self.layers:
+            states += (x,) if whole else ()
             x = block(
                 x,
                 masks=masks,
@@ -564,8 +572,11 @@ class LmtrainModel(LmtrainPreTrainedModel):
             )
         if isinstance(past_key_values, LmtrainCache):
             past_key_values.seen += x.shape[1]
+        x = self.norm(x)
         return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(x), past_key_values=past_key_values
+            last_hidden_state=x,
+            past_key_values=past_key_values,
+            hidden_states=(*states, x) if whole else None,
         )
 
     def _masks(self, x, attention_mask, position_ids, cache):
@@ -603,6 +614,7 @@ class LmtrainForCausalLM(LmtrainPreTrainedModel, GenerationMixin):
             model_kwargs["past_key_values"] = LmtrainCache(config=self.config)
         return made
 
+    @can_return_tuple
     def forward(
         self,
         input_ids=None,
@@ -624,13 +636,19 @@ class LmtrainForCausalLM(LmtrainPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits, loss = self.lm_head(out.last_hidden_state[:, keep]), None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.vocab_size, **loss_kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+        )
 
 
 LmtrainModel.register_for_auto_class("AutoModel")
