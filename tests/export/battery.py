@@ -63,6 +63,14 @@ def reading(model, ids, expected):
     yield "beside padding", error(padded[1, : ids.shape[1]], whole[0])
 
 
+def refused(ask):
+    try:
+        ask()
+    except ValueError as told:
+        return str(told)
+    return "nothing"
+
+
 def varlen(_, query, key, value, attention_mask, *, scaling, sliding_window, **kwargs):
     """What FlashAttention computes: no mask, and documents only where it is told their ends."""
     assert attention_mask is None
@@ -110,11 +118,7 @@ def packing(model, ids):
         "a square mask": {"attention_mask": torch.ones(1, 1, 1, 1)},
     }
     for name, kwargs in wrong.items():
-        try:
-            model(input_ids=ids, **kwargs)
-            yield name, "nothing"
-        except ValueError as told:
-            yield name, str(told)
+        yield name, refused(lambda kwargs=kwargs: model(input_ids=ids, **kwargs))
 
 
 @torch.no_grad()
@@ -131,11 +135,12 @@ def answering(model, ids):
     batch = transformers.DataCollatorWithFlattening(**how)(rows)
     alone = model(input_ids=ids[:, CUT:], use_cache=False).logits
     yield "a collated batch", error(model(**batch).logits[:, CUT:], alone)
-    try:
-        model(input_ids=ids, output_attentions=True)
-        yield "weights of attention", "nothing"
-    except ValueError as told:
-        yield "weights of attention", str(told)
+    cache = transformers.DynamicCache(config=model.config)
+    parts = [model(input_ids=x, past_key_values=cache).logits for x in ids.split(CUT, 1)]
+    yield "a cache of transformers", error(torch.cat(parts, 1), plain.logits)
+    yield "weights of attention", refused(lambda: model(input_ids=ids, output_attentions=True))
+    static = {"cache_implementation": "static", "max_new_tokens": 2}
+    yield "a static cache", refused(lambda: model.generate(ids, **static))
 
 
 def writing(model, ids, *, beams):
@@ -165,12 +170,16 @@ def learning(model, ids):
 
 @torch.no_grad()
 def saving(model, ids, *, code):
-    """What `save_pretrained` writes computes the same."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        again = load(folder, code=code)
-        one, two = (m(input_ids=ids, use_cache=False).logits for m in (model, again))
-        yield "saved again", error(two, one)
+    """What `save_pretrained` writes computes the same, with more tokens too."""
+    for name, more in (("saved again", 0), ("resized", 8)):
+        with tempfile.TemporaryDirectory() as folder:
+            if more:
+                model.resize_token_embeddings(model.config.vocab_size + more)
+            model.save_pretrained(folder)
+            again = load(folder, code=code)
+            one, two = (m(input_ids=ids, use_cache=False).logits for m in (model, again))
+            yield name, error(two, one)
+            model = again
 
 
 def training(model, ids):

@@ -207,6 +207,18 @@ def test_an_opening_token_opens_every_text(tmp_path: Path) -> None:
     assert around == {"begin_of_text": 1, "end_of_text": 256}
 
 
+def test_a_resized_embedding_comes_back(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "checkpoint", CUSTOM["M"])
+    folder = export(config(source, tmp_path / "folder"))
+    assert folder
+    tensors, name = load_file(folder / "model.safetensors"), "model.embed_tokens.weight"
+    tensors[name] = torch.cat([tensors[name], tensors[name][:8]])
+    save_file(tensors, folder / "model.safetensors")
+    edit(folder / "config.json", vocab_size=328)
+    back = import_folder(ImportConfig(folder=str(folder), out=str(tmp_path / "back")))
+    assert read(back / "config.yaml", RunConfig).model.vocab_size == 328
+
+
 def broken(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, StaticCache
 from transformers.masking_utils import (
     create_causal_mask,
     create_recurrent_attention_mask,
@@ -551,7 +551,9 @@ class LmtrainModel(LmtrainPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = LmtrainCache(config=self.config)
         if position_ids is None:
-            seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+            # Where nothing attends, positions decide nothing, and most caches do not count tokens.
+            attends = past_key_values is not None and ATTENTION.keys() & self.config.layer_types
+            seen = past_key_values.get_seq_length() if attends else 0
             position_ids = (torch.arange(x.shape[1], device=x.device) + seen)[None]
         masks = self._masks(x, attention_mask, position_ids, past_key_values)
         if seq_idx is not None:
@@ -610,7 +612,12 @@ class LmtrainForCausalLM(LmtrainPreTrainedModel, GenerationMixin):
         made = super()._prepare_cache_for_generation(
             generation_config, model_kwargs, *args, **kwargs
         )
-        if type(model_kwargs.get("past_key_values")) is DynamicCache:
+        cache = model_kwargs.get("past_key_values")
+        if isinstance(cache, StaticCache):
+            raise ValueError(
+                "cache_implementation=static makes masks that recurrences cannot read: leave it out"
+            )
+        if type(cache) is DynamicCache:
             model_kwargs["past_key_values"] = LmtrainCache(config=self.config)
         return made
 
