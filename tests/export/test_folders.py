@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,7 +192,9 @@ def test_dry_writes_nothing(
     assert not (tmp_path / "dry").exists()
 
 
-def test_an_opening_token_opens_every_text(tmp_path: Path) -> None:
+def test_an_opening_token_opens_every_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from tokenizers import Tokenizer
 
     source = checkpoint(tmp_path / "checkpoint", LLAMA)
@@ -205,6 +208,12 @@ def test_an_opening_token_opens_every_text(tmp_path: Path) -> None:
     back = import_folder(ImportConfig(folder=str(out), out=str(tmp_path / "back")))
     around = json.loads((back / "special_tokens.json").read_text())
     assert around == {"begin_of_text": 1, "end_of_text": 256}
+    *_, prepare, train = capsys.readouterr().out.splitlines()
+    words = dict(word.split("=", 1) for word in shlex.split(prepare)[2:])
+    assert words["begin_of_text"] == tokenizer.id_to_token(1)
+    assert words["end_of_text"] == tokenizer.id_to_token(256)
+    assert Path(words["tokenizer"]).is_file()
+    assert f"data=store data.source={words['out']} run.weights={back}" in train
 
 
 def test_a_resized_embedding_comes_back(tmp_path: Path) -> None:
