@@ -14,8 +14,10 @@ import torch
 from asking import stacks, stored
 from cases import CUSTOM, NATIVE, checkpoint, seal, weights
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import ByteLevel, TemplateProcessing
 
 from lmtrain.config import RunConfig, read
+from lmtrain.data.tokenize import bytes_tokenizer
 from lmtrain.evaluate.generate import Writer
 from lmtrain.export import verify as verification
 from lmtrain.export.export import export
@@ -214,6 +216,43 @@ def test_an_opening_token_opens_every_text(
     assert words["end_of_text"] == tokenizer.id_to_token(256)
     assert Path(words["tokenizer"]).is_file()
     assert f"data=store data.source={words['out']} run.weights={back}" in train
+
+
+def surrounding(before: str, after: str) -> TemplateProcessing:
+    """What puts tokens of the bytes tokenizer around a text."""
+    known = [(token, TOKENS[token]) for token in (before, after) if token]
+    return TemplateProcessing(single=f"{before} $A {after}".strip(), special_tokens=known)
+
+
+TOKENS = bytes_tokenizer().get_vocab()
+FIRST, END = "!", "<|endoftext|>"
+PROCESSORS = {
+    "none": None,
+    "bytes": ByteLevel(trim_offsets=False),
+    "begin": surrounding(FIRST, ""),
+    "end": surrounding("", END),
+    "both": surrounding(FIRST, END),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begin", [TOKENS[FIRST], None])
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_texts_get_the_tokens_around_them_that_documents_had(
+    processor: str, begin: int | None, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer, source = bytes_tokenizer(), checkpoint(tmp_path / "checkpoint", LLAMA)
+    tokenizer.post_processor = PROCESSORS[processor]
+    tokenizer.save(str(source / "tokenizer.json"))
+    around = {"begin_of_text": begin, "end_of_text": TOKENS[END]}
+    (source / "special_tokens.json").write_text(json.dumps(around))
+    seal(source)
+    out = export(config(source, tmp_path / "out"))
+    read_back = transformers.AutoTokenizer.from_pretrained(out)
+    assert read_back("é")["input_ids"] == [*([] if begin is None else [begin]), *"é".encode()]
+    back = import_folder(ImportConfig(folder=str(out), out=str(tmp_path / "back")))
+    assert json.loads((back / "special_tokens.json").read_text()) == around
 
 
 def test_a_resized_embedding_comes_back(tmp_path: Path) -> None:
