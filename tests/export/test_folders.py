@@ -173,6 +173,24 @@ def test_a_folder_that_computes_something_else_is_not_left(
     assert not out.with_name("out.partial").exists()
 
 
+@pytest.mark.slow
+def test_the_proof_finds_the_packages_of_its_caller_but_not_lmtrain(
+    llama: Path, exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    custom = shutil.copytree(exported["custom G"], tmp_path / "custom")
+    code = custom / "modeling_lmtrain.py"
+    code.write_text(f"import lmtrain.models\n{code.read_text()}")
+    with pytest.raises(ValueError, match="import of lmtrain halted"):
+        verification.reload(custom, torch.arange(3), code=True)
+    fake = tmp_path / "packages" / "transformers"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").write_text("raise SystemExit('the one on PYTHONPATH')")
+    monkeypatch.setenv("PYTHONPATH", str(fake.parent))
+    with pytest.raises(ValueError, match="by transformers: the one on PYTHONPATH"):
+        verification.reload(llama, torch.arange(3), code=False)
+
+
 def test_a_folder_that_is_not_empty_stays(llama: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in llama.iterdir()}
     with pytest.raises(ValueError, match=r"out=.*llama is not empty: choose another"):
