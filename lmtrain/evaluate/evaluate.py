@@ -19,7 +19,7 @@ from lmtrain.files import write_whole
 from lmtrain.machine import machine
 from lmtrain.settings.checks import called
 from lmtrain.settings.scores import ScoreKind, unanswerable
-from lmtrain.train.checkpoint import find, naming
+from lmtrain.train.checkpoint import find, folders, naming
 from lmtrain.train.engines import open_engine
 from lmtrain.train.invariants import check_checkpoint, check_same_start
 
@@ -56,14 +56,22 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
             f"{run.data.val_fraction} of the text: ask for shorter ones, or for a task=mqar"
         )
     if engine.rank == 0:
-        above = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
-        out = Path(config.out) if config.out else above / "scores.json"
+        out = Path(config.out) if config.out else default_out(folder)
         write(out, found, checkpoint=folder, config=config, device=engine.device.type)
         for kind in what:
             if of_kind := [each for each in found if each["what"] == kind]:
                 console.print(*tables(of_kind), sep="\n")
         console.print(f"written to {out}", markup=False, highlight=False)
     return found
+
+
+def default_out(folder: Path) -> Path:
+    """The file for scores: of the checkpoint's run, or beside a folder that is of no run."""
+    folder = folder.absolute()
+    run = folder.parent.parent
+    if folder in folders(run / "checkpoints"):
+        return run / "scores.json"
+    return folder.with_name(f"{folder.name}.scores.json")
 
 
 def write(

@@ -84,10 +84,22 @@ def test_lengths_that_the_text_does_not_have(text: Run, capsys: pytest.CaptureFi
         scores(text, "lengths=[65536]")
 
 
+def alone(run: Run, folder: Path) -> Path:
+    """A copy of the last checkpoint that is below no run."""
+    return shutil.copytree(run.folder / "checkpoints" / "step_00000003", folder)
+
+
+def test_scores_of_folders_side_by_side_stay_apart(text: Run, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        folder = alone(text, tmp_path / "checkpoints" / name)
+        evaluate(compose([f"checkpoint={folder}", "lengths=[16]", "tokens=64"], "eval"))
+        written = json.loads(folder.with_name(f"{name}.scores.json").read_text())
+        assert written["checkpoint"] == str(folder)
+
+
 def test_text_of_another_tokenizer_is_refused(text: Run, tmp_path: Path) -> None:
     """As of an import, whose run names no text."""
-    folder = tmp_path / "imported"
-    shutil.copytree(text.folder / "checkpoints" / "step_00000003", folder)
+    folder = alone(text, tmp_path / "imported")
     train_bpe(["alpha beta gamma"], vocab_size=270).save(str(folder / "tokenizer.json"))
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != NAME]
     Manifest.of(folder, files).write(folder / NAME)
