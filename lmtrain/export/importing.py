@@ -173,11 +173,11 @@ def special_tokens(tokenizer: Tokenizer, said: Json, folder: Path) -> dict[str, 
             "tokenizer of another model"
         )
     end = said.get("eos_token_id")
-    end = end[0] if isinstance(end, list) else end
+    end = end[0] if isinstance(end, list) and end else end
     end = end_of_text(tokenizer) if end is None else end
     begin = said.get("bos_token_id")
     begin = begin if _opens(tokenizer, begin) else None
-    if tokenizer.id_to_token(end) is None:
+    if type(end) is not int or not 0 <= end < rows or tokenizer.id_to_token(end) is None:
         raise ValueError(f"{folder}/config.json says eos_token_id={end}, no token of its tokenizer")
     return {"begin_of_text": begin, "end_of_text": end}
 

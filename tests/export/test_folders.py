@@ -301,6 +301,11 @@ def smaller(path: Path) -> None:
     save_file(tensors, path)
 
 
+def index(folder: Path, text: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / INDEX).write_text(text)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -329,11 +334,17 @@ def smaller(path: Path) -> None:
         (lambda f: renamed(f / "model.safetensors"), r"q_proj\.bias .*expected absent"),
         (lambda f: smaller(f / "model.safetensors"), r"norm\.weight is \(31,\), expected \(32,\)"),
         (lambda f: (f / "model.safetensors").unlink(), "only safetensors are read"),
-        (lambda f: (f / INDEX).write_text('{"weight_map": {"a": "../b"}}'), "not a file of its"),
-        (lambda f: (f / INDEX).write_text('{"weight_map": {"a": "b"}}'), "names b, which is miss"),
-        (lambda f: (f / INDEX).write_text("[]"), "not an index"),
+        (lambda f: index(f, '{"weight_map": {"a": "../b"}}'), "not a file of its"),
+        (lambda f: index(f, '{"weight_map": {"a": "b"}}'), "names b, which is miss"),
+        (lambda f: index(f, "[]"), "not an index"),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.*is missing"),
-        (lambda f: edit(f / "config.json", eos_token_id=300), "eos_token_id=300, no token"),
+        *(
+            (
+                lambda f, end=end: edit(f / "config.json", eos_token_id=end),
+                "eos_token_id=.*no token",
+            )
+            for end in (300, 10**20, -1, [], [[1]], "</s>", True)
+        ),
     ],
 )
 def test_a_foreign_folder_that_cannot_be_read(
@@ -344,6 +355,28 @@ def test_a_foreign_folder_that_cannot_be_read(
         import_folder(ImportConfig(folder=str(llama), out=str(tmp_path / "back")))
     assert not (tmp_path / "back").exists()
     assert not (tmp_path / "back.partial").exists()
+
+
+def test_one_file_is_read_before_an_index(llama: Path) -> None:
+    """As by transformers."""
+    (llama / INDEX).write_text('{"weight_map": {"a": "b"}}')
+    assert "model.embed_tokens.weight" in Stored.folder(llama)
+
+
+def test_a_folder_appears_where_a_link_leads(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = llama.parent / "checkpoint"
+    (tmp_path / "empty").mkdir()
+    for there in ("empty", "nothing yet"):
+        link = tmp_path / f"link to {there}"
+        link.symlink_to(tmp_path / there)
+        export(config(source, link))
+        assert (tmp_path / there / "config.json").is_file()
+        assert link.is_symlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"out=\. is the folder that you are in"):
+        export(config(source, Path()))
 
 
 class Trap:
