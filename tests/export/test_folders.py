@@ -78,6 +78,18 @@ def test_an_import_writes_a_checkpoint_that_writes(llama: Path, tmp_path: Path) 
     assert model.pattern == "A"
 
 
+def test_a_card_claims_no_training_of_an_import(llama: Path, tmp_path: Path) -> None:
+    back = import_folder(ImportConfig(folder=str(llama), out=str(tmp_path / "back")))
+    again = export(config(back, tmp_path / "again"))
+    assert again
+    card, before = ((folder / "README.md").read_text() for folder in (again, llama))
+    assert "A language model of other making, imported by lmtrain" in card
+    for row in ("steps", "tokens seen", "data", "curriculum"):
+        assert f"| {row} |" in before
+        assert f"| {row} |" not in card
+    assert "out of `suppress_tokens`" in card
+
+
 def test_bf16_rounds_matrices_and_keeps_vectors(tmp_path: Path) -> None:
     model = NATIVE["qwen3_5"][1]
     source = checkpoint(tmp_path / "checkpoint", model)
