@@ -91,7 +91,7 @@ def import_folder(config: ImportConfig) -> Path:
         )
     unread = [name for name in stored if UNREAD.search(name)]
     tell(out, target, model, scaled=scaled, unread=unread, hybrid=hybrid)
-    special = {n: tokenizer.id_to_token(i) for n, i in around.items() if i is not None}
+    special = {n: str(tokenizer.id_to_token(i)) for n, i in around.items() if i is not None}
     tell_verbs(out, special, teacher=source if hybrid else None)
     return out
 

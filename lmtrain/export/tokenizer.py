@@ -35,7 +35,7 @@ def write_tokenizer(
         special["bos_token"] = tokenizer.id_to_token(begin)
     text = source.read_text(encoding="utf-8")
     if not _opens_with(tokenizer, begin):
-        tokenizer.post_processor = None if begin is None else _opening(special["bos_token"], begin)
+        tokenizer.post_processor = None if begin is None else _opening(tokenizer, begin)
         text = tokenizer.to_str()
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     said = {
@@ -54,7 +54,8 @@ def _opens_with(tokenizer: Tokenizer, begin: int | None) -> bool:
     return tokenizer.encode("a").ids == ([] if begin is None else [begin]) + alone
 
 
-def _opening(token: str, begin: int) -> TemplateProcessing:
-    """What puts a token before every text."""
+def _opening(tokenizer: Tokenizer, begin: int) -> TemplateProcessing:
+    """What puts this token before every text."""
+    token = str(tokenizer.id_to_token(begin))
     first, second = [token, "$A"], [token, "$B"]
     return TemplateProcessing(single=first, pair=[*first, *second], special_tokens=[(token, begin)])

@@ -27,7 +27,7 @@ from transformers.masking_utils import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 CHUNK = 64
 BETAS = ("fast", "slow")
@@ -486,6 +486,22 @@ def packed(position_ids, attention_mask):
     return F.pad(breaks.long().cumsum(-1), (1, 0)) if breaks.any() else None
 
 
+def check(input_ids, inputs_embeds, attention_mask, position_ids, *, told):
+    """See that a row can be read; ``told`` is whether it is said in some way to be packed.
+
+    Raises:
+        ValueError: neither or both of ids and embeddings; a mask or documents that recurrences
+            would not see.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds")
+    plain = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2  # noqa: PLR2004
+    if attention_mask is not None and not plain:
+        raise ValueError("attention_mask must be [batch, tokens]: recurrences need no other")
+    if told and position_ids is None:
+        raise ValueError("packed documents are told by position_ids: give them as well")
+
+
 def bounds(seq_idx):
     """Where documents ``[b, t]`` begin and end in one row of them all, as FlashAttention is told.
 
@@ -530,14 +546,8 @@ class LmtrainModel(LmtrainPreTrainedModel):
             ValueError: neither or both of ids and embeddings; documents packed in a way that would
                 mix them; weights of attention are asked for.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        plain = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2  # noqa: PLR2004
-        if attention_mask is not None and not plain:
-            raise ValueError("attention_mask must be [batch, tokens]: recurrences need no other")
         told = kwargs.pop("seq_idx", None) is not None or kwargs.get("cu_seq_lens_q") is not None
-        if told and position_ids is None:
-            raise ValueError("packed documents are told by position_ids: give them as well")
+        check(input_ids, inputs_embeds, attention_mask, position_ids, told=told)
         if kwargs.pop("output_attentions", self.config.output_attentions):
             raise ValueError("output_attentions=True asks for what recurrences lack: leave it out")
         whole = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
@@ -552,15 +562,16 @@ class LmtrainModel(LmtrainPreTrainedModel):
             past_key_values = LmtrainCache(config=self.config)
         if position_ids is None:
             # Where nothing attends, positions decide nothing, and most caches do not count tokens.
-            attends = past_key_values is not None and ATTENTION.keys() & self.config.layer_types
-            seen = past_key_values.get_seq_length() if attends else 0
+            held = past_key_values if ATTENTION.keys() & self.config.layer_types else None
+            seen = 0 if held is None else held.get_seq_length()
             position_ids = (torch.arange(x.shape[1], device=x.device) + seen)[None]
         masks = self._masks(x, attention_mask, position_ids, past_key_values)
         if seq_idx is not None:
-            masks["documents"] = seq_idx = seq_idx.expand(len(x), -1)
+            seq_idx = seq_idx.expand(len(x), -1)
             unmasked = any(masks[kind] is None for kind in masks.keys() & ATTENTION)
             if unmasked and kwargs.get("cu_seq_lens_q") is None:
                 kwargs |= bounds(seq_idx)
+        masks["documents"] = seq_idx
         position_ids = position_ids.expand(len(x), -1)
         states = ()
         for block in self.layers:
@@ -583,7 +594,7 @@ class LmtrainModel(LmtrainPreTrainedModel):
 
     def _masks(self, x, attention_mask, position_ids, cache):
         """A mask for each kind of layer, sized by a layer of the cache of that same kind."""
-        masks, kinds = {"documents": None}, self.config.layer_types
+        masks, kinds = {}, self.config.layer_types
         for kind in set(kinds):
             one = None if cache is None else Cache(layers=[cache.layers[kinds.index(kind)]])
             masks[kind] = MASKS[kind](
