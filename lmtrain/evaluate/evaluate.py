@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lmtrain.config import read, require
+from lmtrain.data.sources import open_data
 from lmtrain.evaluate.scores import scores, task_of
 from lmtrain.evaluate.subject import restore
 from lmtrain.evaluate.tables import tables
@@ -22,6 +23,7 @@ from lmtrain.settings.scores import ScoreKind, unanswerable
 from lmtrain.train.checkpoint import find, folders, naming
 from lmtrain.train.engines import open_engine
 from lmtrain.train.invariants import check_checkpoint, check_same_start
+from lmtrain.train.start import check_tokenizer
 
 if TYPE_CHECKING:
     from lmtrain.settings.evaluate import EvalConfig
@@ -43,6 +45,13 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
     text = run.data.task.name is None
     told = unanswerable(config, what, model=run.model, task=task, text=text)
     require(called(told, "data.task.name=", "task=") if config.task else told)
+    if task is None or {ScoreKind.text, ScoreKind.context} & {*what}:
+        check_tokenizer(
+            f"checkpoint={config.checkpoint}",
+            folder,
+            open_data(run.data).folder / "tokenizer.json",
+            remedy="ask harness.tasks=[…] of its export, or train it on a store prepared",
+        )
     with closing(open_engine(config.engine, config.parallel, world=world)) as engine:
         check_same_start(engine, {"checkpoint": folder})
         with naming("checkpoint"):

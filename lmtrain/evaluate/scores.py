@@ -15,7 +15,6 @@ from lmtrain.evaluate.context import contexts
 from lmtrain.evaluate.positions import losses
 from lmtrain.evaluate.states import ROWS, states
 from lmtrain.settings.scores import ScoreKind
-from lmtrain.train.start import check_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -91,12 +90,6 @@ def _of_text(
     subject: Subject, asked: Asked, kind: ScoreKind, tell: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
     data = open_data(subject.run.data)
-    check_tokenizer(
-        f"checkpoint={subject.folder}",
-        subject.folder,
-        data.folder / "tokenizer.json",
-        remedy="ask harness.tasks=[…] of its export, or train it on a store prepared",
-    )
     documents = data.documents(Side.validation)
     lengths = sorted({*(asked.lengths or subject.run.curriculum.lengths)})
     longest = int(documents.lengths.max(initial=1)) - 1  # the last token has no target
