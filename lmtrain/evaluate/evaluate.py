@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lmtrain.config import read, require
+from lmtrain.data.sources import open_data
 from lmtrain.evaluate.scores import scores, task_of
 from lmtrain.evaluate.subject import restore
 from lmtrain.evaluate.tables import tables
@@ -19,9 +20,10 @@ from lmtrain.files import write_whole
 from lmtrain.machine import machine
 from lmtrain.settings.checks import called
 from lmtrain.settings.scores import ScoreKind, unanswerable
-from lmtrain.train.checkpoint import find, naming
+from lmtrain.train.checkpoint import find, folders, naming
 from lmtrain.train.engines import open_engine
 from lmtrain.train.invariants import check_checkpoint, check_same_start
+from lmtrain.train.start import check_tokenizer
 
 if TYPE_CHECKING:
     from lmtrain.settings.evaluate import EvalConfig
@@ -43,6 +45,13 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
     text = run.data.task.name is None
     told = unanswerable(config, what, model=run.model, task=task, text=text)
     require(called(told, "data.task.name=", "task=") if config.task else told)
+    if task is None or {ScoreKind.text, ScoreKind.context} & {*what}:
+        check_tokenizer(
+            f"checkpoint={config.checkpoint}",
+            folder,
+            open_data(run.data).folder / "tokenizer.json",
+            remedy="ask harness.tasks=[…] of its export, or train it on a store prepared",
+        )
     with closing(open_engine(config.engine, config.parallel, world=world)) as engine:
         check_same_start(engine, {"checkpoint": folder})
         with naming("checkpoint"):
@@ -56,14 +65,22 @@ def evaluate(config: EvalConfig) -> list[dict[str, Any]]:
             f"{run.data.val_fraction} of the text: ask for shorter ones, or for a task=mqar"
         )
     if engine.rank == 0:
-        above = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
-        out = Path(config.out) if config.out else above / "scores.json"
+        out = Path(config.out) if config.out else default_out(folder)
         write(out, found, checkpoint=folder, config=config, device=engine.device.type)
         for kind in what:
             if of_kind := [each for each in found if each["what"] == kind]:
                 console.print(*tables(of_kind), sep="\n")
         console.print(f"written to {out}", markup=False, highlight=False)
     return found
+
+
+def default_out(folder: Path) -> Path:
+    """The file for scores: of the checkpoint's run, or beside a folder that is of no run."""
+    folder = folder.absolute()
+    run = folder.parent.parent
+    if folder in folders(run / "checkpoints"):
+        return run / "scores.json"
+    return folder.with_name(f"{folder.name}.scores.json")
 
 
 def write(

@@ -82,6 +82,8 @@ class Writer:
             ids = [self.begin_of_text, *ids]
         end = end_of_text(self.tokenizer) if self.end_of_text is None else self.end_of_text
         stream = DecodeStream(skip_special_tokens=True)
+        for token in ids:  # some decoders drop the space that opens a text
+            stream.step(self.tokenizer, token)
         drawn = next_tokens(
             self.model,
             torch.tensor(ids, device=device),

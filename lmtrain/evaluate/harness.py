@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from contextlib import suppress
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from lmtrain.config import require
 from lmtrain.data.tokenize import load_tokenizer
-from lmtrain.evaluate.evaluate import write
+from lmtrain.evaluate.evaluate import default_out, write
 from lmtrain.extras import needed
 from lmtrain.settings.engine import Precision
 from lmtrain.train.engines import choose_device
@@ -60,7 +61,7 @@ def ask(config: EvalConfig) -> list[dict[str, Any]]:
     if any(RULER.match(task) for task in config.harness.tasks):
         check_tokenizer(folder, min(lengths))
     found = list(records(_run(config, folder, lengths)))
-    out = Path(config.out) if config.out else folder.with_name(f"{folder.name}.scores.json")
+    out = Path(config.out) if config.out else default_out(folder)
     device = choose_device(config.device).type
     write(out, found, checkpoint=folder, config=config, device=device)
     console = Console()
@@ -75,19 +76,37 @@ def check_folder(folder: Path, *, trusted: bool) -> None:
     RULER's tasks load its tokenizer with ``trust_remote_code=True``, whatever the user says.
 
     Raises:
-        ValueError: it is not, or would.
+        ValueError: it is not, or would, or a file of it cannot be read.
     """
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"checkpoint={folder} is no exported folder: lmtrain export checkpoint={folder} "
             "out=FOLDER, then checkpoint=FOLDER"
         )
-    said = [p for p in sorted(folder.glob("*.json")) if '"auto_map"' in p.read_text("utf-8")]
-    if said and not trusted:
-        raise ValueError(
-            f"{said[0]} asks for code that lies in the folder: if you trust it, say "
-            "harness.trust_remote_code=true"
+    if trusted:
+        return
+    for path in sorted(folder.glob("*.json")):
+        if asks_for_code(path):
+            raise ValueError(
+                f"{path} asks for code that lies in the folder: if you trust it, say "
+                "harness.trust_remote_code=true"
+            )
+
+
+def asks_for_code(path: Path) -> bool:
+    """Whether a JSON file names code to run, at any depth and however the key is spelled.
+
+    Raises:
+        ValueError: it is no JSON, of which nobody knows what it asks for.
+    """
+    named: list[bool] = []
+    try:
+        json.loads(
+            path.read_text("utf-8"), object_hook=lambda each: named.append("auto_map" in each)
         )
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}): export the folder again") from error
+    return any(named)
 
 
 def check_tokenizer(folder: Path, shortest: int) -> None:

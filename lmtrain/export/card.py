@@ -11,9 +11,8 @@ from lmtrain.export.targets import letters
 from lmtrain.train.checkpoint import read_state
 
 if TYPE_CHECKING:
-    from lmtrain.config import RunConfig
     from lmtrain.export.targets import Target
-    from lmtrain.models.config import ModelConfig
+    from lmtrain.export.trained import Trained
 
 
 OLD_NORMS = {"granitemoehybrid", "mamba2"}
@@ -21,8 +20,7 @@ OLD_NORMS = {"granitemoehybrid", "mamba2"}
 
 
 def card(
-    checkpoint: Path,
-    run: RunConfig,
+    trained: Trained,
     target: Target,
     *,
     name: str,
@@ -30,19 +28,14 @@ def card(
     parameters: int,
 ) -> str:
     """``README.md`` of the folder."""
-    state = read_state(checkpoint)
-    model, lengths = run.model, run.curriculum
+    model, done = trained.run.model, training(trained)
     code = ", trust_remote_code=True" if target.code else ""
     facts = {
         "pattern": f"`{model.pattern}` tiled to {model.n_layers} blocks, width {model.d_model}",
         "parameters": f"{parameters:,}",
-        "steps": f"{state.step:,} of {run.train.tokens_per_step:,} tokens",
-        "tokens seen": f"{state.tokens:,}",
-        "data": ", ".join(map(escaped, run.data.sources or [run.data.source])),
-        "curriculum": f"{lengths.name}, {lengths.view}, documents of {lengths.min_length} to "
-        f"{lengths.max_length} tokens",
-        **losses(checkpoint, state.step),
+        **done,
     }
+    made = "pretrained with" if done else "of other making, imported by"
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     head = [*([f"license: {license_}"] if license_ else []), "library_name: transformers"]
     return f"""\
@@ -54,7 +47,7 @@ tags:
 ---
 # {name}
 
-A language model pretrained with lmtrain {__version__}. {_letters(model.pattern)}
+A language model {made} lmtrain {__version__}. {_letters(model.pattern)}
 
 | | |
 |---|---|
@@ -71,8 +64,24 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 
 Architecture: `{target.architecture}`. Served by: {target.served_by}.
 
-{" ".join(advice(target, model))}
+{" ".join(advice(target, trained))}
 """
+
+
+def training(trained: Trained) -> dict[str, str]:
+    """What the run did; nothing of an import that was not trained since."""
+    state, run = read_state(trained.folder), trained.run
+    if state.step == 0:
+        return {}
+    lengths = run.curriculum
+    return {
+        "steps": f"{state.step:,} of {run.train.tokens_per_step:,} tokens",
+        "tokens seen": f"{state.tokens:,}",
+        "data": ", ".join(map(escaped, run.data.sources or [run.data.source])),
+        "curriculum": f"{lengths.name}, {lengths.view}, documents of {lengths.min_length} to "
+        f"{lengths.max_length} tokens",
+        **losses(trained.folder, state.step),
+    }
 
 
 def losses(checkpoint: Path, step: int) -> dict[str, str]:
@@ -115,9 +124,15 @@ def _letters(pattern: str) -> str:
     return f"Letters of its pattern: {', '.join(present)}; small letters have no MLP."
 
 
-def advice(target: Target, model: ModelConfig) -> list[str]:
+def advice(target: Target, trained: Trained) -> list[str]:
     """What a user of the folder must know, in sentences."""
-    found = ["Pad on the left."]
+    model, found = trained.run.model, ["Pad on the left."]
+    if trained.unused:
+        found.append(
+            "Take the ids of tokens that you add out of `suppress_tokens` in "
+            "`generation_config.json`: it keeps rows of the embedding without a token from being "
+            "drawn."
+        )
     if target.code:
         found.append("The folder brings its own code, in torch alone.")
         found.append("Pack documents by `position_ids` without an `attention_mask`: that is exact.")

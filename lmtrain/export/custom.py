@@ -58,9 +58,10 @@ def links(config: ModelConfig) -> Iterator[Link]:
 
 
 def read(said: Json) -> ModelConfig:
-    """The model section, checked like one that was typed."""
+    """The model section, checked like one that was typed; its embedding may have been resized."""
+    stack = {**said["stack"], "vocab_size": said["vocab_size"]}
     try:
-        merged: Any = OmegaConf.merge(OmegaConf.structured(ModelConfig), said["stack"])
+        merged: Any = OmegaConf.merge(OmegaConf.structured(ModelConfig), stack)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(f"its stack is not of this version: {error}") from error

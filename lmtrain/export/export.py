@@ -14,6 +14,7 @@ from lmtrain.export.card import advice, card
 from lmtrain.export.custom import CUSTOM
 from lmtrain.export.folder import partial
 from lmtrain.export.native import NATIVE
+from lmtrain.export.targets import letters
 from lmtrain.export.tokenizer import write_tokenizer
 from lmtrain.export.trained import Trained, blank
 from lmtrain.export.verify import OUTSIDE, rounded, verify
@@ -32,8 +33,14 @@ def choose(model: ModelConfig, home: Home) -> Target:
     """The first target without a blocker, or our own code.
 
     Raises:
-        ValueError: no native target takes the stack, and one was asked for.
+        ValueError: no native target takes the stack, and one was asked for; or transformers cannot
+            generate with it.
     """
+    if "W" in letters(model) and model.sliding_window.window == 1:
+        raise ValueError(
+            "model.sliding_window.window=1 has no export: caches of transformers keep one token "
+            "less than a window, and none breaks them; train with 2 or more"
+        )
     if home is Home.custom:
         return CUSTOM
     blocked = {target.model_type: target.blockers(model) for target in NATIVE}
@@ -70,9 +77,7 @@ def describe(target: Target, trained: Trained, dtype: torch.dtype) -> Json:
 
 def generation(trained: Trained) -> Json:
     """``generation_config.json``: rows of the embedding that are no token are never drawn."""
-    rows = trained.run.model.vocab_size
-    assert rows is not None
-    unused = list(range(trained.vocabulary, rows))
+    unused = list(trained.unused)
     return {
         "bos_token_id": trained.begin_of_text,
         "eos_token_id": trained.end_of_text,
@@ -118,8 +123,7 @@ def export(config: ExportConfig) -> Path | None:
             shutil.copyfile(OUTSIDE / file, folder / file)
         (folder / "README.md").write_text(
             card(
-                trained.folder,
-                trained.run,
+                trained,
                 target,
                 name=out.name,
                 license_=config.license,
@@ -133,7 +137,7 @@ def export(config: ExportConfig) -> Path | None:
             code = target is CUSTOM
             error = verify(folder, model, read, vocabulary=trained.vocabulary, code=code)
             print(f"verified: transformers alone gives the same logits to {error:.1e}")
-    print(f"{out}: served by {target.served_by}. {' '.join(advice(target, model))}")
+    print(f"{out}: served by {target.served_by}. {' '.join(advice(target, trained))}")
     return out
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,12 +36,13 @@ from lmtrain.train.manifest import NAME, Manifest
 from lmtrain.train.stored import Stored, write_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from tokenizers import Tokenizer
     from torch import Tensor
 
     from lmtrain.export.targets import Json, Target
+    from lmtrain.models.config import ModelConfig
     from lmtrain.settings.export import ImportConfig
 
 UNREAD = re.compile(r"^mtp\.|^model\.visual\.|rotary_emb\.inv_freq$")
@@ -87,19 +89,41 @@ def import_folder(config: ImportConfig) -> Path:
         write_checkpoint(
             folder, run, tokenizer=text, around=around, contents=map(read, blank(model))
         )
+    unread = [name for name in stored if UNREAD.search(name)]
+    tell(out, target, model, scaled=scaled, unread=unread, hybrid=hybrid)
+    special = {n: str(tokenizer.id_to_token(i)) for n, i in around.items() if i is not None}
+    tell_verbs(out, special, teacher=source if hybrid else None)
+    return out
+
+
+def tell(
+    out: Path,
+    target: Target,
+    model: ModelConfig,
+    *,
+    scaled: list[str],
+    unread: list[str],
+    hybrid: Hybrid | None,
+) -> None:
+    """What was made of the folder."""
     print(f"{out}: {target.architecture}, pattern {model.pattern} over {model.n_layers} blocks")
     if scaled:
         print(f"  multiplied into the weights: {', '.join(scaled)}")
-    if unread := [name for name in stored if UNREAD.search(name)]:
+    if unread:
         print(f"  left out: {len(unread)} tensors that serve no next token, {unread[0]} the first")
     if hybrid:
         print(hybrid.summary())
+
+
+def tell_verbs(out: Path, special: Mapping[str, str], teacher: Path | None) -> None:
+    """What can be done with the checkpoint, which knows documents with these tokens around them."""
+    words = " ".join(f"{name}={shlex.quote(token)}" for name, token in special.items())
     print(f"  lmtrain generate checkpoint={out}")
-    again = f"model=imported run.weights={out} run.dir=runs/{out.name}"
-    print(f"  lmtrain train --config-dir {out}/configs {again}")
-    if hybrid:
-        print(f"  … distill.teacher=CKPT  to learn from {source}, imported without a pattern")
-    return out
+    print(f"  lmtrain prepare input=… out=STORE tokenizer={out}/tokenizer.json {words}")
+    again = f"data=store data.source=STORE run.weights={out} run.dir=runs/{out.name}"
+    print(f"  lmtrain train --config-dir {out}/configs model=imported {again}")
+    if teacher:
+        print(f"  … distill.teacher=CKPT  to learn from {teacher}, imported without a pattern")
 
 
 def write_checkpoint(
@@ -149,11 +173,11 @@ def special_tokens(tokenizer: Tokenizer, said: Json, folder: Path) -> dict[str, 
             "tokenizer of another model"
         )
     end = said.get("eos_token_id")
-    end = end[0] if isinstance(end, list) else end
+    end = end[0] if isinstance(end, list) and end else end
     end = end_of_text(tokenizer) if end is None else end
     begin = said.get("bos_token_id")
     begin = begin if _opens(tokenizer, begin) else None
-    if tokenizer.id_to_token(end) is None:
+    if type(end) is not int or not 0 <= end < rows or tokenizer.id_to_token(end) is None:
         raise ValueError(f"{folder}/config.json says eos_token_id={end}, no token of its tokenizer")
     return {"begin_of_text": begin, "end_of_text": end}
 

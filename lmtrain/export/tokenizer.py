@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
+
+from lmtrain.data.tokenize import load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tokenizers import Tokenizer
 
 
 def write_tokenizer(
@@ -17,8 +20,7 @@ def write_tokenizer(
 ) -> None:
     """``tokenizer.json`` and ``tokenizer_config.json``.
 
-    A token that opened every document of the training opens every text, unless the tokenizer
-    already does something of that kind.
+    A text gets the tokens around it that began every document of the training, and no others.
 
     Args:
         folder: to write into.
@@ -27,17 +29,15 @@ def write_tokenizer(
         end: id of the token that ends one.
         longest: tokens of the longest document of the training.
     """
-    tokenizer = Tokenizer.from_file(str(source))
-    text = source.read_text()
+    tokenizer = load_tokenizer(source)
     special: dict[str, Any] = {"eos_token": tokenizer.id_to_token(end)}
     if begin is not None:
-        token = special["bos_token"] = tokenizer.id_to_token(begin)
-        if json.loads(text).get("post_processor") is None:
-            tokenizer.post_processor = TemplateProcessing(
-                single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, begin)]
-            )
-            text = tokenizer.to_str()
-    (folder / "tokenizer.json").write_text(text)
+        special["bos_token"] = tokenizer.id_to_token(begin)
+    text = source.read_text(encoding="utf-8")
+    if not _opens_with(tokenizer, begin):
+        tokenizer.post_processor = None if begin is None else _opening(tokenizer, begin)
+        text = tokenizer.to_str()
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     said = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": longest,
@@ -46,3 +46,16 @@ def write_tokenizer(
         **special,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(said, indent=2) + "\n")
+
+
+def _opens_with(tokenizer: Tokenizer, begin: int | None) -> bool:
+    """Whether it puts this token before a text, or none, and nothing else around it."""
+    alone = tokenizer.encode("a", add_special_tokens=False).ids
+    return tokenizer.encode("a").ids == ([] if begin is None else [begin]) + alone
+
+
+def _opening(tokenizer: Tokenizer, begin: int) -> TemplateProcessing:
+    """What puts this token before every text."""
+    token = str(tokenizer.id_to_token(begin))
+    first, second = [token, "$A"], [token, "$B"]
+    return TemplateProcessing(single=first, pair=[*first, *second], special_tokens=[(token, begin)])

@@ -62,6 +62,12 @@ class Trained:
         """Tokens that the tokenizer knows; the embedding may have more rows."""
         return vocab_size(load_tokenizer(self.folder / "tokenizer.json"))
 
+    @property
+    def unused(self) -> range:
+        """Rows of the embedding that are no token."""
+        assert self.run.model.vocab_size is not None
+        return range(self.vocabulary, self.run.model.vocab_size)
+
 
 def blank(model: ModelConfig) -> dict[str, Tensor]:
     """The parameters of a model, without storage."""

@@ -78,7 +78,8 @@ def reload(folder: Path, tokens: Tensor, *, code: bool) -> Tensor:
     with tempfile.TemporaryDirectory() as scratch:
         said, out = Path(scratch) / "tokens.json", Path(scratch) / "logits.safetensors"
         said.write_text(json.dumps(tokens.tolist()))
-        command = [sys.executable, "-I", str(OUTSIDE / "reload.py"), folder, said, out]
+        # Packages may come by PYTHONPATH; lmtrain, which may too, is barred by the program.
+        command = [sys.executable, "-P", str(OUTSIDE / "reload.py"), folder, said, out]
         try:
             done = subprocess.run(
                 [*command, *(["code"] if code else [])],

@@ -35,7 +35,8 @@ class EvalConfig(Asked):
     ops: OpsConfig = field(default_factory=OpsConfig)
     """What computes."""
     out: str | None = None
-    """A JSON file for the scores; null is scores.json in the checkpoint's run folder."""
+    """A JSON file for the scores; null is scores.json in the checkpoint's run folder, and
+    FOLDER.scores.json beside a folder of no run."""
 
     @property
     def engine(self) -> EngineConfig:

@@ -80,13 +80,16 @@ def extends(key: str) -> bool:
     return any(part in key for part in EXTENDS)
 
 
-def check_tokenizer(key: str, folder: Path, tokenizer: Path) -> None:
+def check_tokenizer(
+    key: str, folder: Path, tokenizer: Path, *, remedy: str = "prepare the data"
+) -> None:
     """See that the tokenizers of a checkpoint and of the data give the same ids.
 
     Args:
         key: what names the checkpoint, with its value.
         folder: the checkpoint.
         tokenizer: the ``tokenizer.json`` of the data.
+        remedy: what to do with the tokenizer of the checkpoint.
 
     Raises:
         ValueError: they do not.
@@ -94,7 +97,7 @@ def check_tokenizer(key: str, folder: Path, tokenizer: Path) -> None:
     theirs = folder / "tokenizer.json"
     if _known(theirs) != _known(tokenizer):
         raise ValueError(
-            f"{key} has another tokenizer than the data: prepare the data with tokenizer={theirs}"
+            f"{key} has another tokenizer than the data: {remedy} with tokenizer={theirs}"
         )
 
 

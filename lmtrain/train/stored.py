@@ -73,7 +73,7 @@ class Stored(Mapping[str, torch.Tensor]):
 
     @classmethod
     def folder(cls, folder: Path) -> Stored:
-        """A folder of transformers: one file, or those of its index. No other file is opened.
+        """A folder of transformers: one file, else those of its index. No other file is opened.
 
         Raises:
             ValueError: there is none, one is missing or damaged, or a name leads out of the folder.
@@ -173,14 +173,13 @@ def _ends(piece: Piece) -> tuple[int, ...]:
 
 
 def _files(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    if not index.is_file():
-        single = folder / "model.safetensors"
-        if not single.is_file():
-            raise ValueError(
-                f"{folder} has neither {single.name} nor {INDEX}: only safetensors are read"
-            )
+    single, index = folder / "model.safetensors", folder / INDEX
+    if single.is_file():
         return [single]
+    if not index.is_file():
+        raise ValueError(
+            f"{folder} has neither {single.name} nor {INDEX}: only safetensors are read"
+        )
     try:
         named = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:

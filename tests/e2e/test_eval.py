@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from runs import Run
 from lmtrain.config import compose
 from lmtrain.data.tasks.table import TASKS
 from lmtrain.data.tasks.task import examples
+from lmtrain.data.tokenize import train_bpe
 from lmtrain.evaluate.evaluate import evaluate
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.decoder import Decoder
+from lmtrain.train.manifest import NAME, Manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +82,31 @@ def test_lengths_that_the_text_does_not_have(text: Run, capsys: pytest.CaptureFi
     assert "text: no held-back document has the 65536 targets" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"lengths=\[65536\] leave nothing to score"):
         scores(text, "lengths=[65536]")
+
+
+def alone(run: Run, folder: Path) -> Path:
+    """A copy of the last checkpoint that is below no run."""
+    return shutil.copytree(run.folder / "checkpoints" / "step_00000003", folder)
+
+
+def test_scores_of_folders_side_by_side_stay_apart(text: Run, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        folder = alone(text, tmp_path / "checkpoints" / name)
+        evaluate(compose([f"checkpoint={folder}", "lengths=[16]", "tokens=64"], "eval"))
+        written = json.loads(folder.with_name(f"{name}.scores.json").read_text())
+        assert written["checkpoint"] == str(folder)
+
+
+def test_text_of_another_tokenizer_is_refused(text: Run, tmp_path: Path) -> None:
+    """As of an import, whose run names no text."""
+    folder = alone(text, tmp_path / "imported")
+    train_bpe(["alpha beta gamma"], vocab_size=270).save(str(folder / "tokenizer.json"))
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != NAME]
+    Manifest.of(folder, files).write(folder / NAME)
+    told = rf"checkpoint={folder} has another tokenizer than the data: ask harness\.tasks="
+    for what in ("text", "states", "context"):
+        with pytest.raises(ValueError, match=told):
+            evaluate(compose([f"checkpoint={folder}", f"what=[{what}]"], "eval"))
 
 
 def test_a_task_is_answered_as_each_row_alone(task: Run) -> None:

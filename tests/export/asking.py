@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 QUICK = {
     *("llama", "olmo3", "qwen3_5 own", "olmo_hybrid", "granite nope", "nemotron", "mamba2"),
     *("falcon_h1", "falcon_h1 own", "custom side by side without norms"),
-    *("custom all four", "custom side by side", "custom no MLP"),
+    *("custom all four", "custom side by side", "custom no MLP", "custom G"),
     *("llama yarn", "llama linear", "qwen3 yarn", "olmo3 yarn", "custom yarn and linear"),
     *("llama llama3", "custom llama3 and yarn"),
 }

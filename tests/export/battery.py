@@ -15,8 +15,13 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 sys.modules["lmtrain"] = None  # type: ignore[assignment]
 
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 import transformers  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from transformers.masking_utils import (  # noqa: E402
+    AttentionMaskInterface,
+    flash_attention_mask,
+)
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -58,13 +63,53 @@ def reading(model, ids, expected):
     yield "beside padding", error(padded[1, : ids.shape[1]], whole[0])
 
 
+def refused(ask):
+    try:
+        ask()
+    except ValueError as told:
+        return str(told)
+    return "nothing"
+
+
+def varlen(_, query, key, value, attention_mask, *, scaling, sliding_window, **kwargs):
+    """What FlashAttention computes: no mask, and documents only where it is told their ends."""
+    assert attention_mask is None
+    assert "seq_idx" not in kwargs
+    rows, _, t, _ = query.shape
+    k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
+    q, k, v = (x.transpose(1, 2).flatten(0, 1).transpose(0, 1) for x in (query, k, v))
+    i = torch.arange(rows * t)
+    ends = kwargs.get("cu_seq_lens_q", torch.arange(0, rows * t + 1, t))
+    document = torch.searchsorted(ends, i.to(ends.dtype), right=True)
+    seen = (document[:, None] == document) & (i[:, None] >= i)
+    if sliding_window:
+        seen &= i[:, None] - i < sliding_window
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scaling)
+    return out.transpose(0, 1).unflatten(0, (rows, t)), None
+
+
+transformers.AttentionInterface.register("varlen", varlen)
+AttentionMaskInterface.register("varlen", flash_attention_mask)
+
+
+def positions(*spans):
+    return torch.cat([torch.arange(*span) for span in spans])[None]
+
+
 @torch.no_grad()
 def packing(model, ids):
-    """Two documents in a row; with what would mix them."""
-    position = torch.cat([torch.arange(CUT), torch.arange(ids.shape[1] - CUT)])[None]
+    """Documents in a row, with and without masks; with what would mix them."""
+    t = ids.shape[1]
+    position = positions((CUT,), (t - CUT,))
     alone = model(input_ids=ids[:, CUT:], use_cache=False).logits
     packed = model(input_ids=ids, position_ids=position).logits
     yield "packed", error(packed[:, CUT:], alone)
+    cut = torch.cat([positions((PAD, CUT), (1,), (t - CUT + PAD - 1,)), positions((t,))])
+    found, rows = {}, [(ids, position), (torch.cat([ids, ids.flip(1)]), cut)]
+    for how in ("varlen", "sdpa"):
+        model.set_attn_implementation(how)
+        found[how] = torch.cat([model(input_ids=i, position_ids=p).logits for i, p in rows])
+    yield "packed without a mask", error(found["varlen"], found["sdpa"])
     past = model(input_ids=ids[:, :3], use_cache=True).past_key_values
     wrong = {
         "packed with a mask": {"attention_mask": torch.ones_like(ids), "position_ids": position},
@@ -73,11 +118,29 @@ def packing(model, ids):
         "a square mask": {"attention_mask": torch.ones(1, 1, 1, 1)},
     }
     for name, kwargs in wrong.items():
-        try:
-            model(input_ids=ids, **kwargs)
-            yield name, "nothing"
-        except ValueError as told:
-            yield name, str(told)
+        yield name, refused(lambda kwargs=kwargs: model(input_ids=ids, **kwargs))
+
+
+@torch.no_grad()
+def answering(model, ids):
+    """What may be asked of every model of transformers."""
+    plain = model(input_ids=ids, use_cache=False, output_hidden_states=True)
+    first, *_, last = plain.hidden_states
+    ends = first, model.get_input_embeddings()(ids), model.lm_head(last), plain.logits
+    yield "hidden states", torch.equal(*ends[:2]) and torch.equal(*ends[2:])
+    tuples = model(input_ids=ids, use_cache=False, return_dict=False, output_hidden_states=True)
+    yield "a tuple", torch.equal(tuples[0], plain.logits) and len(tuples) == 2
+    rows = [{"input_ids": ids[0, :CUT].tolist()}, {"input_ids": ids[0, CUT:].tolist()}]
+    how = {"return_seq_idx": True, "return_flash_attn_kwargs": True, "return_tensors": "pt"}
+    batch = transformers.DataCollatorWithFlattening(**how)(rows)
+    alone = model(input_ids=ids[:, CUT:], use_cache=False).logits
+    yield "a collated batch", error(model(**batch).logits[:, CUT:], alone)
+    cache = transformers.DynamicCache(config=model.config)
+    parts = [model(input_ids=x, past_key_values=cache).logits for x in ids.split(CUT, 1)]
+    yield "a cache of transformers", error(torch.cat(parts, 1), plain.logits)
+    yield "weights of attention", refused(lambda: model(input_ids=ids, output_attentions=True))
+    static = {"cache_implementation": "static", "max_new_tokens": 2}
+    yield "a static cache", refused(lambda: model.generate(ids, **static))
 
 
 def writing(model, ids, *, beams):
@@ -107,12 +170,16 @@ def learning(model, ids):
 
 @torch.no_grad()
 def saving(model, ids, *, code):
-    """What `save_pretrained` writes computes the same."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        again = load(folder, code=code)
-        one, two = (m(input_ids=ids, use_cache=False).logits for m in (model, again))
-        yield "saved again", error(two, one)
+    """What `save_pretrained` writes computes the same, with more tokens too."""
+    for name, more in (("saved again", 0), ("resized", 8)):
+        with tempfile.TemporaryDirectory() as folder:
+            if more:
+                model.resize_token_embeddings(model.config.vocab_size + more)
+            model.save_pretrained(folder)
+            again = load(folder, code=code)
+            one, two = (m(input_ids=ids, use_cache=False).logits for m in (model, again))
+            yield name, error(two, one)
+            model = again
 
 
 def training(model, ids):
@@ -142,7 +209,7 @@ def judge(job):
     model = load(job["folder"], code=code)
     found = dict(reading(model, ids, expected))
     if code:
-        found |= dict(packing(model, ids))
+        found |= dict(packing(model, ids)) | dict(answering(model, ids))
     if job["save"]:
         found |= dict(saving(model, ids, code=code))
     found |= dict(writing(model, ids, beams=beams))

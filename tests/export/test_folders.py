@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ import torch
 from asking import stacks, stored
 from cases import CUSTOM, NATIVE, checkpoint, seal, weights
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import ByteLevel, TemplateProcessing
 
 from lmtrain.config import RunConfig, read
+from lmtrain.data.tokenize import bytes_tokenizer
 from lmtrain.evaluate.generate import Writer
 from lmtrain.export import verify as verification
 from lmtrain.export.export import export
@@ -73,6 +76,18 @@ def test_an_import_writes_a_checkpoint_that_writes(llama: Path, tmp_path: Path) 
         if "mlp" not in name:  # a block had none and has one that adds nothing
             assert torch.equal(parameter, drawn[name]), name
     assert model.pattern == "A"
+
+
+def test_a_card_claims_no_training_of_an_import(llama: Path, tmp_path: Path) -> None:
+    back = import_folder(ImportConfig(folder=str(llama), out=str(tmp_path / "back")))
+    again = export(config(back, tmp_path / "again"))
+    assert again
+    card, before = ((folder / "README.md").read_text() for folder in (again, llama))
+    assert "A language model of other making, imported by lmtrain" in card
+    for row in ("steps", "tokens seen", "data", "curriculum"):
+        assert f"| {row} |" in before
+        assert f"| {row} |" not in card
+    assert "out of `suppress_tokens`" in card
 
 
 def test_bf16_rounds_matrices_and_keeps_vectors(tmp_path: Path) -> None:
@@ -170,6 +185,24 @@ def test_a_folder_that_computes_something_else_is_not_left(
     assert not out.with_name("out.partial").exists()
 
 
+@pytest.mark.slow
+def test_the_proof_finds_the_packages_of_its_caller_but_not_lmtrain(
+    llama: Path, exported: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    custom = shutil.copytree(exported["custom G"], tmp_path / "custom")
+    code = custom / "modeling_lmtrain.py"
+    code.write_text(f"import lmtrain.models\n{code.read_text()}")
+    with pytest.raises(ValueError, match="import of lmtrain halted"):
+        verification.reload(custom, torch.arange(3), code=True)
+    fake = tmp_path / "packages" / "transformers"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").write_text("raise SystemExit('the one on PYTHONPATH')")
+    monkeypatch.setenv("PYTHONPATH", str(fake.parent))
+    with pytest.raises(ValueError, match="by transformers: the one on PYTHONPATH"):
+        verification.reload(llama, torch.arange(3), code=False)
+
+
 def test_a_folder_that_is_not_empty_stays(llama: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in llama.iterdir()}
     with pytest.raises(ValueError, match=r"out=.*llama is not empty: choose another"):
@@ -191,7 +224,9 @@ def test_dry_writes_nothing(
     assert not (tmp_path / "dry").exists()
 
 
-def test_an_opening_token_opens_every_text(tmp_path: Path) -> None:
+def test_an_opening_token_opens_every_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from tokenizers import Tokenizer
 
     source = checkpoint(tmp_path / "checkpoint", LLAMA)
@@ -205,6 +240,61 @@ def test_an_opening_token_opens_every_text(tmp_path: Path) -> None:
     back = import_folder(ImportConfig(folder=str(out), out=str(tmp_path / "back")))
     around = json.loads((back / "special_tokens.json").read_text())
     assert around == {"begin_of_text": 1, "end_of_text": 256}
+    *_, prepare, train = capsys.readouterr().out.splitlines()
+    words = dict(word.split("=", 1) for word in shlex.split(prepare)[2:])
+    assert words["begin_of_text"] == tokenizer.id_to_token(1)
+    assert words["end_of_text"] == tokenizer.id_to_token(256)
+    assert Path(words["tokenizer"]).is_file()
+    assert f"data=store data.source={words['out']} run.weights={back}" in train
+
+
+def surrounding(before: str, after: str) -> TemplateProcessing:
+    """What puts tokens of the bytes tokenizer around a text."""
+    known = [(token, TOKENS[token]) for token in (before, after) if token]
+    return TemplateProcessing(single=f"{before} $A {after}".strip(), special_tokens=known)
+
+
+TOKENS = bytes_tokenizer().get_vocab()
+FIRST, END = "!", "<|endoftext|>"
+PROCESSORS = {
+    "none": None,
+    "bytes": ByteLevel(trim_offsets=False),
+    "begin": surrounding(FIRST, ""),
+    "end": surrounding("", END),
+    "both": surrounding(FIRST, END),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begin", [TOKENS[FIRST], None])
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_texts_get_the_tokens_around_them_that_documents_had(
+    processor: str, begin: int | None, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer, source = bytes_tokenizer(), checkpoint(tmp_path / "checkpoint", LLAMA)
+    tokenizer.post_processor = PROCESSORS[processor]
+    tokenizer.save(str(source / "tokenizer.json"))
+    around = {"begin_of_text": begin, "end_of_text": TOKENS[END]}
+    (source / "special_tokens.json").write_text(json.dumps(around))
+    seal(source)
+    out = export(config(source, tmp_path / "out"))
+    read_back = transformers.AutoTokenizer.from_pretrained(out)
+    assert read_back("é")["input_ids"] == [*([] if begin is None else [begin]), *"é".encode()]
+    back = import_folder(ImportConfig(folder=str(out), out=str(tmp_path / "back")))
+    assert json.loads((back / "special_tokens.json").read_text()) == around
+
+
+def test_a_resized_embedding_comes_back(tmp_path: Path) -> None:
+    source = checkpoint(tmp_path / "checkpoint", CUSTOM["M"])
+    folder = export(config(source, tmp_path / "folder"))
+    assert folder
+    tensors, name = load_file(folder / "model.safetensors"), "model.embed_tokens.weight"
+    tensors[name] = torch.cat([tensors[name], tensors[name][:8]])
+    save_file(tensors, folder / "model.safetensors")
+    edit(folder / "config.json", vocab_size=328)
+    back = import_folder(ImportConfig(folder=str(folder), out=str(tmp_path / "back")))
+    assert read(back / "config.yaml", RunConfig).model.vocab_size == 328
 
 
 def broken(path: Path) -> None:
@@ -221,6 +311,11 @@ def smaller(path: Path) -> None:
     tensors = load_file(path)
     tensors["model.norm.weight"] = torch.zeros(31)
     save_file(tensors, path)
+
+
+def index(folder: Path, text: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / INDEX).write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -251,11 +346,17 @@ def smaller(path: Path) -> None:
         (lambda f: renamed(f / "model.safetensors"), r"q_proj\.bias .*expected absent"),
         (lambda f: smaller(f / "model.safetensors"), r"norm\.weight is \(31,\), expected \(32,\)"),
         (lambda f: (f / "model.safetensors").unlink(), "only safetensors are read"),
-        (lambda f: (f / INDEX).write_text('{"weight_map": {"a": "../b"}}'), "not a file of its"),
-        (lambda f: (f / INDEX).write_text('{"weight_map": {"a": "b"}}'), "names b, which is miss"),
-        (lambda f: (f / INDEX).write_text("[]"), "not an index"),
+        (lambda f: index(f, '{"weight_map": {"a": "../b"}}'), "not a file of its"),
+        (lambda f: index(f, '{"weight_map": {"a": "b"}}'), "names b, which is miss"),
+        (lambda f: index(f, "[]"), "not an index"),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.*is missing"),
-        (lambda f: edit(f / "config.json", eos_token_id=300), "eos_token_id=300, no token"),
+        *(
+            (
+                lambda f, end=end: edit(f / "config.json", eos_token_id=end),
+                "eos_token_id=.*no token",
+            )
+            for end in (300, 10**20, -1, [], [[1]], "</s>", True)
+        ),
     ],
 )
 def test_a_foreign_folder_that_cannot_be_read(
@@ -266,6 +367,28 @@ def test_a_foreign_folder_that_cannot_be_read(
         import_folder(ImportConfig(folder=str(llama), out=str(tmp_path / "back")))
     assert not (tmp_path / "back").exists()
     assert not (tmp_path / "back.partial").exists()
+
+
+def test_one_file_is_read_before_an_index(llama: Path) -> None:
+    """As by transformers."""
+    (llama / INDEX).write_text('{"weight_map": {"a": "b"}}')
+    assert "model.embed_tokens.weight" in Stored.folder(llama)
+
+
+def test_a_folder_appears_where_a_link_leads(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = llama.parent / "checkpoint"
+    (tmp_path / "empty").mkdir()
+    for there in ("empty", "nothing yet"):
+        link = tmp_path / f"link to {there}"
+        link.symlink_to(tmp_path / there)
+        export(config(source, link))
+        assert (tmp_path / there / "config.json").is_file()
+        assert link.is_symlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"out=\. is the folder that you are in"):
+        export(config(source, Path()))
 
 
 class Trap:

@@ -17,7 +17,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
-from lmtrain.evaluate.harness import ask, check_tokenizer, records
+from lmtrain.evaluate.harness import ask, check_folder, check_tokenizer, records
 from lmtrain.export.export import export
 from lmtrain.settings.evaluate import EvalConfig
 from lmtrain.settings.export import ExportConfig
@@ -98,6 +98,27 @@ def test_code_of_a_folder_runs_only_if_it_is_trusted(exported: dict[str, Path]) 
         ask(asked(exported["custom all four"]))
     with pytest.raises(ValueError, match="is no exported folder: lmtrain export checkpoint="):
         ask(asked(exported["llama"].parent / "checkpoint"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"auto_map": {}}', "asks for code"),
+        (r'{"auto\u005fmap": {}}', "asks for code"),
+        (r'[{"deep": [{"\u0061uto_map": {}}]}]', "asks for code"),
+        ('{"auto_map": {}', "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("\udcff", "is no JSON"),
+    ],
+)
+def test_a_key_is_found_however_it_is_spelled(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text(text, "utf-8", "surrogateescape")
+    with pytest.raises(ValueError, match=rf"tokenizer_config\.json {told}"):
+        check_folder(tmp_path, trusted=False)
+    check_folder(tmp_path, trusted=True)
+    (tmp_path / "tokenizer_config.json").write_text('{"a": "auto_map"}')
+    check_folder(tmp_path, trusted=False)
 
 
 def test_what_does_not_go_together_is_a_sentence(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from cases import AFTER, BASE, BESIDE, CUSTOM, NATIVE, weights
+from cases import AFTER, BASE, BESIDE, CUSTOM, NATIVE, WINDOW, checkpoint, weights
 
 from lmtrain.config import compose
 from lmtrain.export.card import advice
@@ -18,12 +18,14 @@ from lmtrain.export.native import NATIVE as TABLES
 from lmtrain.export.positions import positions
 from lmtrain.export.reading import TARGETS
 from lmtrain.export.targets import word
-from lmtrain.export.trained import blank
+from lmtrain.export.trained import Trained, blank
 from lmtrain.export.verify import rounded
 from lmtrain.models.rope import RopeKind, RopeScaling
 from lmtrain.settings.export import ExportConfig, Home
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lmtrain.export.targets import Target
     from lmtrain.models.config import ModelConfig
 
@@ -66,11 +68,24 @@ def test_the_native_home_of_a_stack(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "warns"), [("granite nope", True), ("falcon_h1 own", False)])
-def test_only_where_old_versions_are_wrong_they_are_warned_of(name: str, warns: bool) -> None:  # noqa: FBT001
+def test_only_where_old_versions_are_wrong_they_are_warned_of(
+    name: str,
+    warns: bool,  # noqa: FBT001
+    tmp_path: Path,
+) -> None:
     kind, model = NATIVE[name]
-    told = " ".join(advice(TARGETS[kind], model))
+    trained = Trained.open(checkpoint(tmp_path / "checkpoint", model))
+    told = " ".join(advice(TARGETS[kind], trained))
     assert "Do not pack documents" in told
     assert ("several groups" in told) is warns
+
+
+def test_a_window_of_one_token_has_no_export() -> None:
+    model = replace(BASE, pattern="GW", sliding_window=replace(WINDOW, window=1))
+    for home in (Home.auto, Home.custom):
+        with pytest.raises(ValueError, match=r"sliding_window\.window=1 has no export"):
+            choose(model, home)
+    assert choose(replace(model, pattern="G"), Home.auto) is OURS
 
 
 def test_a_block_of_windows_can_be_mistral_or_qwen3_but_never_llama() -> None:

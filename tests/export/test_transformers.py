@@ -49,6 +49,7 @@ def test_what_transformers_saves_again_computes_the_same(name: str, answers: Ans
     if name.startswith("olmo_hybrid"):
         pytest.skip("transformers 5.23 cuts its convolution into three equal parts")
     assert answers[name]["saved again"] <= TOLERANCE
+    assert answers[name]["resized"] <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -60,10 +61,22 @@ def test_the_tokenizer_travels(name: str, answers: Answers) -> None:
 def test_packed_documents_are_exact_or_refused(name: str, answers: Answers) -> None:
     found = answers[name]
     assert found["packed"] <= TOLERANCE
+    assert found["packed without a mask"] <= TOLERANCE
     assert "leave the mask" in found["packed with a mask"]
     assert "cannot go on from a cache" in found["packed with a cache"]
     assert "position_ids" in found["packed without positions"]
     assert "[batch, tokens]" in found["a square mask"]
+
+
+@pytest.mark.parametrize("name", CASES[len(NATIVE) :])
+def test_a_custom_folder_answers_as_models_of_transformers_do(name: str, answers: Answers) -> None:
+    found = answers[name]
+    assert found["hidden states"] is True
+    assert found["a tuple"] is True
+    assert found["a collated batch"] <= TOLERANCE
+    assert found["a cache of transformers"] <= TOLERANCE
+    assert "output_attentions=True asks for what" in found["weights of attention"]
+    assert "cache_implementation=static makes masks" in found["a static cache"]
 
 
 @pytest.fixture(scope="module")

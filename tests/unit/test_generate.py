@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lmtrain.config import compose
 from lmtrain.data.tokenize import bytes_tokenizer
@@ -90,6 +91,14 @@ def test_special_tokens_of_the_data_are_around_the_text(
     writer = Writer(model, bytes_tokenizer(), begin_of_text=256, end_of_text=7)
     assert list(writer.write("x", 100, Sampling(), seed=0)) == ["a", "b"]
     assert read == [[256, ord("x")]]
+
+
+def test_the_space_after_the_prompt_stays(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders of Metaspace drop the space of the first word that they are given."""
+    tokenizer = Tokenizer(models.WordLevel({"▁a": 0, "▁b": 1, "</s>": 2}, unk_token="</s>"))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    monkeypatch.setattr(module, "next_tokens", lambda *_, **__: iter([1, 0, 2]))
+    assert list(Writer(model, tokenizer).write("a", 9, Sampling(), seed=0)) == [" b", " a"]
 
 
 def test_a_seed_decides_the_text(model: Decoder) -> None:

@@ -17,6 +17,10 @@ LAYER_TYPES = {
     "G": "linear_attention",
 }
 """What the caches of transformers call a mixer: both recurrences carry a state of fixed size."""
+FROM_STACK = (
+    *("hidden_size", "num_hidden_layers", "layer_types", "num_attention_heads"),
+    *("num_key_value_heads", "sliding_window", "initializer_range"),
+)
 
 
 class LmtrainConfig(PretrainedConfig):
@@ -30,12 +34,13 @@ class LmtrainConfig(PretrainedConfig):
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
 
     def __init__(self, stack=None, blocks=(), max_position_embeddings=2048, **kwargs):
-        """Everything that transformers asks for by its own names is taken from the stack."""
+        """What transformers asks for by its own names is taken from the stack."""
         self.stack = stack = stack or {}
         self.blocks = [dict(block) for block in blocks]
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "layer_types"):
+        # A resized embedding has another number of rows than the one that was trained.
+        self.vocab_size = kwargs.pop("vocab_size", stack.get("vocab_size"))
+        for name in FROM_STACK:
             kwargs.pop(name, None)
-        self.vocab_size = stack.get("vocab_size")
         self.hidden_size = stack.get("d_model")
         # One layer of the cache for each mixer; an MLP alone has none.
         self.layer_types = [LAYER_TYPES[m] for block in self.blocks for m in block["mixers"]]
@@ -47,9 +52,6 @@ class LmtrainConfig(PretrainedConfig):
         self.max_position_embeddings = max_position_embeddings
         self.use_cache = kwargs.pop("use_cache", True)
         kwargs.setdefault("tie_word_embeddings", stack.get("tie_embeddings", False))
-        for name in ("num_attention_heads", "num_key_value_heads", "sliding_window"):
-            kwargs.pop(name, None)
-        kwargs.pop("initializer_range", None)
         super().__init__(**kwargs)
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, StaticCache
 from transformers.masking_utils import (
     create_causal_mask,
     create_recurrent_attention_mask,
@@ -27,14 +27,15 @@ from transformers.masking_utils import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import can_return_tuple
 
 CHUNK = 64
 BETAS = ("fast", "slow")
-MASKS = {
+ATTENTION = {
     "full_attention": create_causal_mask,
     "sliding_attention": create_sliding_window_causal_mask,
-    "linear_attention": create_recurrent_attention_mask,
 }
+MASKS = {**ATTENTION, "linear_attention": create_recurrent_attention_mask}
 
 
 def rms_norm(x, weight, eps):
@@ -132,7 +133,7 @@ class LmtrainAttention(nn.Module):
             self.q_norm = LmtrainRMSNorm(inner if joint else self.head_dim, stack["norm"])
             self.k_norm = LmtrainRMSNorm(shared if joint else self.head_dim, stack["norm"])
 
-    def forward(self, x, *, masks, position_ids, past_key_values=None, seq_idx=None, **kwargs):  # noqa: ARG002
+    def forward(self, x, *, masks, position_ids, past_key_values=None, **kwargs):
         """``[b, t, d]`` in and out."""
         a = self.settings
         q, k, v, gate = self.in_proj(x).split(self.widths, -1)
@@ -289,9 +290,9 @@ class LmtrainGatedDeltaNet(nn.Module):
         self.norm = LmtrainRMSNorm(g["value_dim"], {"eps": self.eps, "zero_centered": False})
         self.out_proj = nn.Linear(values, d, bias=False)
 
-    def forward(self, x, *, masks, past_key_values=None, seq_idx=None, **kwargs):  # noqa: ARG002
+    def forward(self, x, *, masks, past_key_values=None, **kwargs):  # noqa: ARG002
         """``[b, t, d]`` in and out."""
-        g, mask = self.settings, masks["linear_attention"]
+        g, mask, seq_idx = self.settings, masks["linear_attention"], masks["documents"]
         x = x if mask is None else x * mask[..., None].to(x.dtype)
         qkv, gate, beta, dt = self.in_proj(x).split(self.rows, -1)
         qkv = short_conv(qkv, self.conv_weight, None, past_key_values, self.layer_idx, seq_idx)
@@ -331,9 +332,9 @@ class LmtrainSSD(nn.Module):
         self.norm_weight = nn.Parameter(torch.ones(inner)) if m["norm"] else None
         self.out_proj = nn.Linear(inner, d, bias=False)
 
-    def forward(self, x, *, masks, past_key_values=None, seq_idx=None, **kwargs):  # noqa: ARG002
+    def forward(self, x, *, masks, past_key_values=None, **kwargs):  # noqa: ARG002
         """``[b, t, d]`` in and out."""
-        m, mask = self.settings, masks["linear_attention"]
+        m, mask, seq_idx = self.settings, masks["linear_attention"], masks["documents"]
         mask = None if mask is None else mask[..., None].to(x.dtype)
         x = x if mask is None else x * mask
         gate, xbc, dt = self.in_proj(x).split(self.rows, -1)
@@ -485,6 +486,34 @@ def packed(position_ids, attention_mask):
     return F.pad(breaks.long().cumsum(-1), (1, 0)) if breaks.any() else None
 
 
+def check(input_ids, inputs_embeds, attention_mask, position_ids, *, told):
+    """See that a row can be read; ``told`` is whether it is said in some way to be packed.
+
+    Raises:
+        ValueError: neither or both of ids and embeddings; a mask or documents that recurrences
+            would not see.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds")
+    plain = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2  # noqa: PLR2004
+    if attention_mask is not None and not plain:
+        raise ValueError("attention_mask must be [batch, tokens]: recurrences need no other")
+    if told and position_ids is None:
+        raise ValueError("packed documents are told by position_ids: give them as well")
+
+
+def bounds(seq_idx):
+    """Where documents ``[b, t]`` begin and end in one row of them all, as FlashAttention is told.
+
+    It needs no mask, so that nothing else would keep them apart.
+    """
+    ends = F.pad(seq_idx[:, 1:] != seq_idx[:, :-1], (0, 1), value=True).flatten().nonzero()
+    found = F.pad(ends.flatten() + 1, (1, 0)).int()
+    longest = int(found.diff().max())
+    told = {"cu_seq_lens_q": found, "cu_seq_lens_k": found}
+    return told | {"max_length_q": longest, "max_length_k": longest}
+
+
 class LmtrainModel(LmtrainPreTrainedModel):
     """Embedding, blocks, norm."""
 
@@ -500,6 +529,7 @@ class LmtrainModel(LmtrainPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids=None,
@@ -514,15 +544,13 @@ class LmtrainModel(LmtrainPreTrainedModel):
 
         Raises:
             ValueError: neither or both of ids and embeddings; documents packed in a way that would
-                mix them.
+                mix them; weights of attention are asked for.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        plain = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2  # noqa: PLR2004
-        if attention_mask is not None and not plain:
-            raise ValueError("attention_mask must be [batch, tokens]: recurrences need no other")
-        if position_ids is None and kwargs.get("cu_seq_lens_q") is not None:
-            raise ValueError("packed documents are told by position_ids: give them as well")
+        told = kwargs.pop("seq_idx", None) is not None or kwargs.get("cu_seq_lens_q") is not None
+        check(input_ids, inputs_embeds, attention_mask, position_ids, told=told)
+        if kwargs.pop("output_attentions", self.config.output_attentions):
+            raise ValueError("output_attentions=True asks for what recurrences lack: leave it out")
+        whole = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         seq_idx = packed(position_ids, attention_mask)
         use_cache = self.config.use_cache if use_cache is None else use_cache
@@ -533,28 +561,40 @@ class LmtrainModel(LmtrainPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = LmtrainCache(config=self.config)
         if position_ids is None:
-            seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+            # Where nothing attends, positions decide nothing, and most caches do not count tokens.
+            held = past_key_values if ATTENTION.keys() & self.config.layer_types else None
+            seen = 0 if held is None else held.get_seq_length()
             position_ids = (torch.arange(x.shape[1], device=x.device) + seen)[None]
         masks = self._masks(x, attention_mask, position_ids, past_key_values)
+        if seq_idx is not None:
+            seq_idx = seq_idx.expand(len(x), -1)
+            unmasked = any(masks[kind] is None for kind in masks.keys() & ATTENTION)
+            if unmasked and kwargs.get("cu_seq_lens_q") is None:
+                kwargs |= bounds(seq_idx)
+        masks["documents"] = seq_idx
         position_ids = position_ids.expand(len(x), -1)
+        states = ()
         for block in self.layers:
+            states += (x,) if whole else ()
             x = block(
                 x,
                 masks=masks,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
-                seq_idx=None if seq_idx is None else seq_idx.expand(len(x), -1),
                 **kwargs,
             )
         if isinstance(past_key_values, LmtrainCache):
             past_key_values.seen += x.shape[1]
+        x = self.norm(x)
         return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(x), past_key_values=past_key_values
+            last_hidden_state=x,
+            past_key_values=past_key_values,
+            hidden_states=(*states, x) if whole else None,
         )
 
     def _masks(self, x, attention_mask, position_ids, cache):
         """A mask for each kind of layer, sized by a layer of the cache of that same kind."""
-        masks, kinds = {"linear_attention": None}, self.config.layer_types
+        masks, kinds = {}, self.config.layer_types
         for kind in set(kinds):
             one = None if cache is None else Cache(layers=[cache.layers[kinds.index(kind)]])
             masks[kind] = MASKS[kind](
@@ -583,10 +623,16 @@ class LmtrainForCausalLM(LmtrainPreTrainedModel, GenerationMixin):
         made = super()._prepare_cache_for_generation(
             generation_config, model_kwargs, *args, **kwargs
         )
-        if type(model_kwargs.get("past_key_values")) is DynamicCache:
+        cache = model_kwargs.get("past_key_values")
+        if isinstance(cache, StaticCache):
+            raise ValueError(
+                "cache_implementation=static makes masks that recurrences cannot read: leave it out"
+            )
+        if type(cache) is DynamicCache:
             model_kwargs["past_key_values"] = LmtrainCache(config=self.config)
         return made
 
+    @can_return_tuple
     def forward(
         self,
         input_ids=None,
@@ -608,13 +654,19 @@ class LmtrainForCausalLM(LmtrainPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits, loss = self.lm_head(out.last_hidden_state[:, keep]), None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.vocab_size, **loss_kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+        )
 
 
 LmtrainModel.register_for_auto_class("AutoModel")
