@@ -57,7 +57,7 @@ def answers(
 def _dealt(subject: Subject, length: int, rows: int, tokens: int) -> Iterator[NDArray[np.int64]]:
     """Numbers of the rows of each batch of this process; all have as many, some past the end."""
     place = subject.engine.place
-    whole = lcm(length, place.sequence_world) // length  # rows that cut into equal spans
+    whole = lcm(length, place.cuts) // length  # rows that cut into equal spans
     batch = max(1, tokens // (length * whole)) * whole
     batch = min(batch, -(-rows // (place.world * whole)) * whole)
     for begin in range(0, rows, batch * place.world):

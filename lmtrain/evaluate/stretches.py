@@ -61,7 +61,7 @@ def row_for(length: int, pieces: int, tokens: int, place: Place) -> int:
     Whole pieces that cut into equal spans: about ``tokens`` together, or one piece, and no more
     than are needed.
     """
-    unit = lcm(length, place.sequence_world)
+    unit = lcm(length, place.cuts)
     needed = -(-pieces * length // (unit * place.world))
     return max(1, min(tokens // unit, needed)) * unit
 

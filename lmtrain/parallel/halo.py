@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from lmtrain.layout import SequenceLayout
 from lmtrain.ops.remat import remember
 
 if TYPE_CHECKING:
-    from lmtrain.layout import SequenceLayout
     from lmtrain.ops.kernel import Convolve
     from lmtrain.parallel.collectives import Group
 
@@ -35,7 +35,9 @@ def halo_attention(
     """Windowed attention over the span, keys and values of its halo included."""
     q, k, v = qkv
     k, v = widen(k, v, left=window - 1, layout=layout, group=group)
-    return kernel(q, k, v, layout=layout, keys=layout.widened(len(k) - len(q)))
+    return kernel(
+        q, k, v, layout=layout, keys=layout.derive(SequenceLayout.widened, len(k) - len(q))
+    )
 
 
 def halo_convolution(
@@ -50,7 +52,7 @@ def halo_convolution(
     """A short convolution over the span, its first taps meeting the halo."""
     (wide,) = widen(x, left=len(weight) - 1, layout=layout, group=group)
     before = len(wide) - len(x)
-    return kernel(wide, weight, bias, layout=layout.widened(before))[before:]
+    return kernel(wide, weight, bias, layout=layout.derive(SequenceLayout.widened, before))[before:]
 
 
 def widen(*tensors: Tensor, left: int, layout: SequenceLayout, group: Group) -> tuple[Tensor, ...]:

@@ -43,7 +43,7 @@ class Lasp2:
             return remember(lambda: self._gather(layout, summarize()))
 
         def start() -> Callable[[], tuple[Tensor | None, None]]:
-            wait = self._neighbour(
+            wait = self.group.hand_on(
                 1,
                 summarize().state if layout.spills else None,
                 empty if layout.continues else None,
@@ -62,25 +62,9 @@ class Lasp2:
         """Fold the gradients of the ranks that the document of the last token goes on to."""
         if layout.derive(only_neighbours, self.group.size):
             send = cosummarize() if layout.continues else None
-            return self._neighbour(-1, send, empty if layout.spills else None)
+            return self.group.hand_on(-1, send, empty if layout.spills else None)
         wait = self.group.all_gather(cosummarize())
         return lambda: _fold_back(wait(), kept, layout)
-
-    def _neighbour(
-        self, step: int, leaving: Tensor | None, coming: Tensor | None
-    ) -> Callable[[], Tensor | None]:
-        """Hand ``leaving`` to the next rank, get one like ``coming`` from the one before."""
-        rank = self.group.rank
-        received = None if coming is None else self.group.receive(rank - step, coming)
-        sent = None if leaving is None else self.group.send(rank + step, leaving)
-
-        def wait() -> Tensor | None:
-            state = received() if received else None
-            if sent:
-                sent()
-            return state
-
-        return wait
 
     def _gather(
         self, layout: SequenceLayout, mine: AffineState

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
 from lmtrain.parallel.collectives import Group, Traffic
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,11 @@ class Place:
     sequence_rank: int = 0
     """Which span, of ``sequence_world``."""
     sequence_world: int = 1
+
+    @property
+    def cuts(self) -> int:
+        """Equal parts that every row must have: two a span where it is shared, for zigzag."""
+        return 1 if self.sequence_world == 1 else 2 * self.sequence_world
 
     @classmethod
     def of(cls, rank: int, world: int, sequence: int) -> Place:
@@ -43,7 +52,13 @@ class SequenceMesh:
 
     @classmethod
     def open(
-        cls, size: int, device: torch.device, traffic: Traffic, *, strided: bool = False
+        cls,
+        size: int,
+        device: torch.device,
+        traffic: Traffic,
+        *,
+        strided: bool = False,
+        timeout: timedelta | None = None,
     ) -> SequenceMesh:
         """The mesh of this process; every process of the world calls it.
 
@@ -52,12 +67,13 @@ class SequenceMesh:
             device: where tensors live.
             traffic: counts what is sent.
             strided: also open the groups that Ulysses with a ring across needs.
+            timeout: how long a rank waits for others; None is torch's own.
         """
         rank = dist.get_rank()
         groups: dict[tuple[int, int], Group] = {}
         for degree in divisors(size)[1:]:
             for stride in divisors(degree)[:-1] if strided else [1]:
-                ranks, handle = _open(degree, stride)
+                ranks, handle = _open(degree, stride, timeout)
                 here = ranks.index(rank)
                 groups[degree, stride] = Group(handle, here, len(ranks), device, traffic)
                 # All ranks connect now: later, some may be silent when others first speak.
@@ -78,13 +94,13 @@ def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _open(degree: int, stride: int) -> tuple[list[int], ProcessGroup]:
+def _open(degree: int, stride: int, timeout: timedelta | None) -> tuple[list[int], ProcessGroup]:
     """Open every group of this kind in the world, in one order; the one with this rank."""
     mine: tuple[list[int], ProcessGroup] | None = None
     for first in range(0, dist.get_world_size(), degree):
         for offset in range(stride):
             ranks = list(range(first + offset, first + degree, stride))
-            handle = dist.new_group(ranks)
+            handle = dist.new_group(ranks, timeout=timeout)
             if dist.get_rank() in ranks:
                 assert isinstance(handle, ProcessGroup)
                 mine = ranks, handle

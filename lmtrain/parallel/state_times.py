@@ -31,7 +31,7 @@ def lasp2(shape: RecurrentShape, block: Block, on: Machine) -> Times:
     """One all-gather of summaries in a ring, and the fold of those before."""
     link, others = on.links.within(block.ranks), block.ranks - 1
     moved = volume.most(volume.lasp2(shape, block))
-    if only_neighbours(block.layout, block.ranks):
+    if block.layout.derive(only_neighbours, block.ranks):
         others = 1
     fold = (others - 1) * _act(shape) / on.rates.scan
     there = max(0.0, link.seconds(moved.forward, others) - inside(shape, block, on))
@@ -102,7 +102,7 @@ def _act(shape: RecurrentShape) -> int:
 
 def _transition(shape: RecurrentShape, block: Block, on: Machine) -> float:
     """Seconds of the matrix transition of a span that lies inside a document."""
-    needed = not only_neighbours(block.layout, block.ranks)
+    needed = not block.layout.derive(only_neighbours, block.ranks)
     if shape.transition is Transition.scalar or not needed:
         return 0.0
     return 4 * block.length * shape.transitions / on.rates.scan

@@ -8,6 +8,7 @@ takes as long as its products say, 2.5 times the forward for attention and twice
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from lmtrain.parallel import volume
@@ -184,7 +185,7 @@ def _traded(size: float, ranks: int, links: Links) -> float:
     """Two all-to-alls of ``size`` bytes in all; what stays on the host goes beside the rest."""
     if links.shares_host(ranks):
         return links.between(inside=True).seconds(size, 2)
-    near = min(ranks, links.ranks_per_host) - 1
+    near = gcd(ranks, links.ranks_per_host) - 1  # at least: a block may begin inside a host
     far = links.between(inside=False).seconds(size * (ranks - 1 - near) / (ranks - 1), 2)
     if not near:
         return far

@@ -177,7 +177,7 @@ def lasp2(shape: RecurrentShape, block: Block) -> Volumes:
 
     Where no span lies strictly inside a document, one state over each border that one crosses.
     """
-    if only_neighbours(block.layout, block.ranks):
+    if block.layout.derive(only_neighbours, block.ranks):
         return zeco(shape, block)
     others = (block.ranks - 1) * block.exact
     volume = Volume(others * (shape.state + shape.transitions), others * shape.state)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,16 +80,16 @@ class Zeco:
         """
 
         def run() -> Tensor | None:
-            arriving = self._arriving(self.group.rank - step, source)
-            own, after = self._blocks(mine), self.group.rank + step
+            own, leaving, came = self._blocks(mine), list[Callable[[], object]](), list[Tensor]()
             if through is None:  # the next rank need not wait for what comes here
-                leaving = [self.group.send(after, part) for part in own]
-                came = list(arriving)
+                pairs = zip_longest(own, self._blocks(source))
+                traded = [self.group.hand_on(step, part, like) for part, like in pairs]
+                came = [state for wait in traded if (state := wait()) is not None]
             else:
-                leaving, came = [], list[Tensor]()
+                arriving = self._arriving(self.group.rank - step, source)
                 for state, part in zip(arriving, own, strict=True):
                     came.append(state)
-                    leaving.append(self.group.send(after, through(state) + part))
+                    leaving.append(self.group.send(self.group.rank + step, through(state) + part))
             for wait in leaving:
                 wait()
             return torch.cat(came, -1) if came else None

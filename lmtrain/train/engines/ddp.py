@@ -61,6 +61,15 @@ class DdpEngine(GroupEngine):
             return super().forward(model, batch, **more)
         return self._ddp(batch.tokens, batch.layout, batch.targets, **more)
 
+    def close(self) -> None:
+        """Leave the process group.
+
+        DDP's reducer goes first: as the last to hold the group it would wait for gloo's threads,
+        which wait for Python.
+        """
+        self.__dict__.pop("_ddp", None)
+        super().close()
+
 
 def _sum(_, bucket):
     """A future of the sum; without annotations, as DDP compares them with types, not with text."""

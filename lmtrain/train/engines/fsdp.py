@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.distributed.device_mesh import init_device_mesh
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from torch import nn
-    from torch.distributed.device_mesh import DeviceMesh
 
     from lmtrain.models.decoder import Decoder
     from lmtrain.parallel.config import ParallelConfig
@@ -71,8 +71,13 @@ class FsdpEngine(GroupEngine):
         kind, replicas = self.device.type, self.config.replicas
         if replicas == 1:
             return init_device_mesh(kind, (self.world,))
-        shape = (replicas, self.world // replicas)
-        return init_device_mesh(kind, shape, mesh_dim_names=("replica", "shard"))
+        ranks = torch.arange(self.world).view(replicas, -1)
+        groups = [
+            dist.new_subgroups_by_enumeration(each.tolist(), timeout=self._timeout)[0]
+            for each in (ranks.t(), ranks)
+        ]
+        names = ("replica", "shard")
+        return DeviceMesh.from_group(groups, kind, mesh=ranks, mesh_dim_names=names)
 
 
 def shard(

@@ -42,7 +42,7 @@ class GroupEngine(LocalEngine):
             self._join(timeout)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.place = Place.of(self.rank, self.world, parallel.sequence)
-        self._parallel, self._traffic = parallel, Traffic()
+        self._parallel, self._traffic, self._timeout = parallel, Traffic(), timeout
 
     def _join(self, timeout: timedelta | None) -> None:
         """Meet the other processes, or leave with a sentence."""
@@ -80,9 +80,28 @@ class GroupEngine(LocalEngine):
             model.config,
             self._parallel,
             device=self.device.type,
-            ranks_per_host=int(os.environ.get("LOCAL_WORLD_SIZE", self.world)),
+            ranks_per_host=self._ranks_per_host(),
             element=2 if self.config.precision is Precision.bf16 else 4,
         )
         strided = self._parallel.may_use(Strategy.usp, choosers)
-        mesh = SequenceMesh.open(sequence, self.device, self._traffic, strided=strided)
+        mesh = SequenceMesh.open(
+            sequence, self.device, self._traffic, strided=strided, timeout=self._timeout
+        )
         share_rows(model, choosers, mesh)
+
+    def _ranks_per_host(self) -> int:
+        """Processes of each host, on which all that share a row must agree to choose alike.
+
+        Raises:
+            ValueError: hosts differ.
+        """
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
+        off = torch.tensor([here, here**2], device=self.device)
+        total, squares = self.total(off).tolist()
+        if squares * self.world != total**2:  # equal only where all are
+            raise ValueError(
+                f"hosts have different numbers of processes ({here} on that of process "
+                f"{self.rank}), which parallel.sequence={self._parallel.sequence} cannot share "
+                "rows over: start equally many on each"
+            )
+        return here
