@@ -380,6 +380,7 @@ def _scan_segments(
         for row in tl.range(0, KEY, STEP):
             step = load_tile(transition + at * KEY, KEY, row, KEY, KEY, TILE, STEP)
             before = entering + at * VALUE + row * VALUE
-            S = add_dot(S, step, load_tile(before, KEY - row, column, VALUE, VALUE, STEP, BLOCK))
+            behind = load_tile(before, KEY - row, column, VALUE, VALUE, STEP, BLOCK)
+            S = tl.dot(step, behind, S, input_precision="tf32x3")
     if document == count_documents - 1:
         store_tile(final + head * KEY * VALUE, S, KEY, column, VALUE, VALUE, TILE, BLOCK)
