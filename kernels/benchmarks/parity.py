@@ -27,11 +27,6 @@ class Parity(NamedTuple):
         output, *gradients = self.errors
         return output < OUTPUT and all(error < GRADIENT for error in gradients)
 
-    @property
-    def worst(self) -> float:
-        """The largest."""
-        return max(self.errors)
-
 
 def check(case: Case, contender: Contender, device: torch.device) -> Parity:
     """On packed documents of few tokens, against the reference in fp64 on the same device."""

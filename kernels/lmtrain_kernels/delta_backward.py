@@ -81,7 +81,7 @@ def pass_d_states(
     """
     shape = len(table.chunks), d_out.shape[1], k.shape[2], d_out.shape[2]
     leaving = d_final
-    if is_cut(table):
+    if table.cut:
         leaving, _ = _leaving(q, k, prepared, d_out, d_written, table, d_final, transition)
     d_states = k.new_empty(shape)
     d_initial = k.new_empty(shape[1:], dtype=torch.float32)
@@ -107,14 +107,9 @@ def span_cosummary(
 
     ``[h, kd, vd]`` fp32. Arguments as of ``pass_d_states``.
     """
-    if is_cut(table):
+    if table.cut:
         return _leaving(q, k, prepared, d_out, d_written, table, None, transition)[1]
     return _cosummaries(q, k, prepared, d_out, d_written, table, segments=1)[0]
-
-
-def is_cut(table: ChunkTable) -> bool:
-    """Whether some document has several segments."""
-    return len(table.segments) > len(table.documents)
 
 
 def launch(kernel: str, k: Tensor, value: int) -> dict[str, int]:

@@ -82,7 +82,7 @@ def forward(
         return Forward(out, passed.final, *prepared[:2], passed.entering)
     total, inverse, scores = solve(q, k, decay, beta, table)
     entering = None
-    if len(table.segments) > len(table.documents):
+    if table.cut:
         w, u = recompute(k, v, beta, total, inverse, table)
         summary = summarize_segments(k, Prepared(total, inverse, w, u), table)
         entering = enter_segments(summary, table, initial)

@@ -68,7 +68,7 @@ def pass_states(
         initial: ``[h, k, v]`` fp32 that enters the first document; None for zero.
         entering: of an earlier pass over the same inputs, instead of summarizing again.
     """
-    if entering is None and len(table.segments) > len(table.documents):
+    if entering is None and table.cut:
         entering = enter_segments(summarize_segments(k, prepared, table), table, initial)
     (t, heads, key), value = prepared.w.shape, prepared.u.shape[2]
     states = k.new_empty(len(table.chunks), heads, key, value)
@@ -88,7 +88,7 @@ def pass_states(
 
 def summarize_segments(k: Tensor, prepared: Prepared, table: ChunkTable) -> Summary:
     """What each segment does to a state that enters it."""
-    return _summarize(k, prepared, table, transitions=True, last=False)
+    return _summarize(k, prepared, table, last=False)
 
 
 def span_state(k: Tensor, prepared: Prepared, table: ChunkTable, *, alive: bool) -> Summary:
@@ -96,8 +96,8 @@ def span_state(k: Tensor, prepared: Prepared, table: ChunkTable, *, alive: bool)
 
     The transition is zero if not ``alive``: the span opens a document, so nothing passes it.
     """
-    transition, state = _summarize(k, prepared, table, transitions=True, last=True)
-    if len(table.segments) > len(table.documents):
+    transition, state = _summarize(k, prepared, table, last=True)
+    if table.cut:
         whole = _scan(transition, state, table, None, last=True)[1]
         identity = torch.eye(k.shape[2], device=k.device).expand(state.shape[1], -1, -1)
         through = _scan(transition, None, table, identity.contiguous(), last=True)[1]
@@ -106,14 +106,12 @@ def span_state(k: Tensor, prepared: Prepared, table: ChunkTable, *, alive: bool)
     return Summary(through if alive else torch.zeros_like(through), whole)
 
 
-def _summarize(
-    k: Tensor, prepared: Prepared, table: ChunkTable, *, transitions: bool, last: bool
-) -> Summary:
-    """Of the ``last`` document alone, or of all; without ``transitions`` theirs is empty."""
+def _summarize(k: Tensor, prepared: Prepared, table: ChunkTable, *, last: bool) -> Summary:
+    """Of the ``last`` document alone, or of all."""
     (_, heads, key), value = prepared.w.shape, prepared.u.shape[2]
     segments = len(table.segments)
     state = k.new_empty(segments, heads, key, value, dtype=torch.float32)
-    transition = state.new_empty(segments, heads, key, key if transitions else 0)
+    transition = state.new_empty(segments, heads, key, key)
     launch = _launch("delta_summary", k, prepared)
     blocks = sum(triton.cdiv(x.shape[3], launch["BLOCK"]) for x in (state, transition))
     _summarize_segment[(segments * heads * blocks,)](
@@ -380,6 +378,7 @@ def _scan_segments(
         for row in tl.range(0, KEY, STEP):
             step = load_tile(transition + at * KEY, KEY, row, KEY, KEY, TILE, STEP)
             before = entering + at * VALUE + row * VALUE
-            S = add_dot(S, step, load_tile(before, KEY - row, column, VALUE, VALUE, STEP, BLOCK))
+            behind = load_tile(before, KEY - row, column, VALUE, VALUE, STEP, BLOCK)
+            S = tl.dot(step, behind, S, input_precision="tf32x3")
     if document == count_documents - 1:
         store_tile(final + head * KEY * VALUE, S, KEY, column, VALUE, VALUE, TILE, BLOCK)

@@ -13,7 +13,7 @@ INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 def padded(width: int) -> int:
     """What a width of keys or values fills in registers: a product of tiles needs 16."""
-    return max(16, triton.next_power_of_2(width))
+    return max(16, 1 << (width - 1).bit_length())
 
 
 @triton.jit

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmtrain_kernels.delta_backward import begin_backward, is_cut, pass_d_states
+from lmtrain_kernels.delta_backward import begin_backward, pass_d_states
 from lmtrain_kernels.delta_forward import forward
 from lmtrain_kernels.delta_gradients import gradients
 from lmtrain_kernels.delta_prepare import Prepared, recompute
@@ -101,7 +101,7 @@ def _gated_delta_backward(
     beta, initial = beta.float().contiguous(), _state(initial)
     prepared = Prepared(total, inverse, *recompute(k, v, beta, total, inverse, table))
     transition = entering = None
-    if is_cut(table):
+    if table.cut:
         summary = summarize_segments(k, prepared, table)
         transition, entering = summary.transition, enter_segments(summary, table, initial)
     passed = pass_states(k, prepared, table, initial, entering)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmtrain_kernels.gated_norm_kernels import backward, forward
 from lmtrain_kernels.pointwise import DTYPES
-from lmtrain_kernels.tuned import tuned
+from lmtrain_kernels.tuned import multiprocessors, tuned
 
 MOST_WIDTH = 16384
 MOST_WIDTH_WITH_SKIP = 8192
@@ -98,7 +98,7 @@ class _Plan(NamedTuple):
         alike = weight.numel() == d and u is None
         width = max(16, triton.next_power_of_2(d))
         launch = tuned(kernel, x.device, width=width, skip=int(u is not None))
-        wanted = launch.pop("PROGRAMS") * _multiprocessors(x.device)
+        wanted = launch.pop("PROGRAMS") * multiprocessors(x.device, MULTIPROCESSORS_ELSEWHERE)
         launch["BLOCK"] = min(width, launch.get("BLOCK", width))
         height = max(1, launch.pop("NUMBERS") // width)
         lanes = 1 if alike else h
@@ -106,12 +106,6 @@ class _Plan(NamedTuple):
         run = max(1, triton.cdiv(tiles * lanes, wanted))
         constants = {"HEADS": h, "ALIKE": alike, "WIDTH": d, "ROWS": height}
         return cls(triton.cdiv(tiles, run), lanes, run, constants | launch)
-
-
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return MULTIPROCESSORS_ELSEWHERE
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @torch.library.custom_op("lmtrain::gated_norm", mutates_args=())

@@ -13,10 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lmtrain_kernels.pointwise import DTYPES
 from lmtrain_kernels.tuned import tuned
 
 MOST_WIDTH = 1024
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def l2_norm(x: Tensor, scale: float = 1.0, eps: float = 1e-6) -> Tensor:

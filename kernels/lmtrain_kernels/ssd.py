@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lmtrain_kernels.ssd_backward import Gradients, backward
 from lmtrain_kernels.ssd_forward import Outputs, forward
-from lmtrain_kernels.ssd_segments import cosummary, is_cut, span_state
+from lmtrain_kernels.ssd_segments import cosummary, span_state
 from lmtrain_kernels.table import ChunkTable
 
 __all__ = ["Gradients", "Outputs", "backward", "cosummary", "forward", "span_state", "ssd"]
@@ -70,7 +70,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     state = v.shape[1], k.shape[2], v.shape[2]
     entered = 0 if initial is None else 1
-    if is_cut(ChunkTable(*table)):
+    if ChunkTable(*table).cut:
         entered = table[1].shape[0]
     final = v.new_empty(state, dtype=torch.float32)
     return v.new_empty(v.shape), final, final.new_empty(entered, *state)

@@ -23,18 +23,19 @@ from lmtrain_kernels.ssd_tiles import (
     Shapes,
     cumulate,
     load_rows,
-    multiprocessors,
     power_of_two,
     state_mask,
     store_rows,
 )
-from lmtrain_kernels.tuned import tuned
+from lmtrain_kernels.tuned import multiprocessors, tuned
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain_kernels.table import ChunkTable
 
+MULTIPROCESSORS_ELSEWHERE = 132
+"""Of what is no card: those of an H100."""
 LEAST_SHARE = 4
 """Heads of a group that a program sums before partial sums may go to memory."""
 
@@ -84,7 +85,7 @@ def backward(
 
 def _splits(programs: int, shared: int, device: torch.device) -> int:
     """Parts that the heads of a group are cut into, so that all multiprocessors have work."""
-    splits, wanted = 1, 3 * multiprocessors(device)
+    splits, wanted = 1, 3 * multiprocessors(device, MULTIPROCESSORS_ELSEWHERE)
     while programs * splits < wanted and shared % (2 * splits * LEAST_SHARE) == 0:
         splits *= 2
     return splits

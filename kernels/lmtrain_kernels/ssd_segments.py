@@ -66,7 +66,7 @@ def enter_segments(
     Others are entered by zero. ``edge [h, kd, vd]`` enters the first document (in reverse the
     last); m is all segments where a document has several, else 1 with an edge and 0 without.
     """
-    if is_cut(table):
+    if table.cut:
         return _enter_pieces(_summarize(x, y, decay, table, reverse=reverse), table, edge, reverse)
     if edge is None:
         return y.new_empty(0, y.shape[1], x.shape[2], y.shape[2], dtype=torch.float32)
@@ -86,16 +86,11 @@ def pass_states(
     return states
 
 
-def is_cut(table: ChunkTable) -> bool:
-    """Whether a document has several segments."""
-    return table.segments.shape[0] > table.documents.shape[0]  # len() would fix both in a graph
-
-
 def _of_document(
     x: Tensor, y: Tensor, decay: Tensor, table: ChunkTable, *, reverse: bool
 ) -> Summary:
     """Of the last document (in reverse the first), as if it were one segment."""
-    if not is_cut(table):
+    if not table.cut:
         edge = 0 if reverse else len(table.segments) - 1
         table = table._replace(segments=table.segments[edge : edge + 1])
         return _summarize(x, y, decay, table, reverse=reverse)

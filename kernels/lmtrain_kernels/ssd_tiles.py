@@ -81,13 +81,6 @@ def power_of_two(width: int) -> int:
     return 1 << (width - 1).bit_length()
 
 
-def multiprocessors(device: torch.device) -> int:
-    """Those of the card; off any card, those of an H100."""
-    if device.type != "cuda":
-        return 132
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
 @triton.jit
 def nearest(rows, left):
     """``rows``, those past ``left`` moved to the last of them.

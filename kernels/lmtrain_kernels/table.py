@@ -34,6 +34,11 @@ class ChunkTable(NamedTuple):
     size: int
     """Tokens of a whole chunk."""
 
+    @property
+    def cut(self) -> bool:
+        """Whether a document has several segments."""
+        return self.segments.shape[0] > self.documents.shape[0]  # len() would fix both in a graph
+
     @classmethod
     def build(
         cls,

@@ -42,6 +42,14 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
+@cache
+def multiprocessors(device: torch.device, elsewhere: int) -> int:
+    """Those of a card; ``elsewhere`` of what is none."""
+    if device.type != "cuda":
+        return elsewhere
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 @contextmanager
 def as_if(compute_capability: int) -> Generator[None]:
     """Meanwhile tensors that are on no card are launched as on this one."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from lmtrain_kernels.table import ChunkTable, segment_chunks
+from lmtrain_kernels.tuned import multiprocessors
 
 if TYPE_CHECKING:
     from lmtrain.layout import SequenceLayout
@@ -26,15 +24,7 @@ def span_table(layout: SequenceLayout, size: int, programs: int, worth: int) -> 
     Long documents are cut into segments where the card would otherwise stand idle, if there is room
     for ``worth`` of them. To be derived: ``layout.derive(span_table, size, programs, worth)``.
     """
-    busy = _multiprocessors(layout.device)
+    busy = multiprocessors(layout.device, elsewhere=1)
     segment = segment_chunks(layout.lengths, size, programs, busy, worth)
     table = ChunkTable.build(layout.lengths, size, segment=segment, device=layout.device)
     return SpanTable(table, layout.continues)
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    """What there is to keep busy."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count

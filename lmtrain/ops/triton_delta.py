@@ -9,7 +9,7 @@ import torch
 from lmtrain.ops.chunk_tables import SpanTable, span_table
 from lmtrain.ops.gated_delta import GatedDelta
 from lmtrain.ops.recurrence import AffineState, Carry, Recurrence
-from lmtrain_kernels.delta_backward import begin_backward, is_cut, pass_d_states, span_cosummary
+from lmtrain_kernels.delta_backward import begin_backward, pass_d_states, span_cosummary
 from lmtrain_kernels.delta_gradients import gradients
 from lmtrain_kernels.delta_outputs import outputs
 from lmtrain_kernels.delta_prepare import CHUNK, Prepared, prepare, recompute
@@ -131,7 +131,7 @@ class TritonGatedDelta(Recurrence[SpanTable, _Forward, _Backward]):
         w, u = recompute(x.k, x.v, x.beta, total, inverse, table)
         prepared, d_out = Prepared(total, inverse, w, u), d_out.contiguous()
         entered = rest[0] if rest else None
-        states = pass_states(x.k, prepared, table, entered, entered if is_cut(table) else None)
+        states = pass_states(x.k, prepared, table, entered, entered if table.cut else None)
         d_written = begin_backward(x.q, x.k, total, d_out, table)
         return _Backward(x, prepared, states, d_out, d_written)
 
