@@ -12,9 +12,10 @@ from lmtrain.models.accounting import ModelCost
 from lmtrain.report.progress import Progress, cost_of
 from lmtrain.report.read import read
 from lmtrain.settings.budget import BudgetSection
+from lmtrain.train.checkpoint import State
 from lmtrain.train.launch import launch
 from lmtrain.train.opening import open_run
-from lmtrain.train.spend import spent, step_flops
+from lmtrain.train.spend import affordable, spent, step_flops
 
 if TYPE_CHECKING:
     from runs import Run
@@ -114,6 +115,14 @@ def test_single_steps_lie_within_the_budget(words: list[str], said: list[str], t
     assert config.check(1) == []
     with pytest.raises(ValueError, match=told):
         open_run(config)
+
+
+def test_prices_of_a_run_that_was_planned_anew_are_not_known(words: list[str]) -> None:
+    config = compose([*words, "budget.flops=1e9"])
+    plan = open_run(config).plan
+    state = State(step=5, plan="", identity={}, past=[{"step": 3}])
+    with pytest.raises(ValueError, match="that was planned anew: say budget.tokens or train.steps"):
+        affordable(config, lambda _: plan, state=state)
 
 
 def test_what_the_data_gives_limits_only_what_is_paid_for(words: list[str]) -> None:
