@@ -53,7 +53,10 @@ Completion in bash, fish and zsh
 LMTRAIN_TRACEBACK=1 shows where an error comes from.
 """
 
-TEXTS = ("prompt", "samples.prompt", "model.pattern", "pattern", "checkpoint", "run.weights")
+TEXTS = (
+    *("prompt", "samples.prompt", "model.pattern", "pattern", "checkpoint", "run.weights"),
+    *("begin_of_text", "end_of_text"),
+)
 """Keys whose values are text or paths, in which brackets and commas mean nothing to Hydra."""
 
 
