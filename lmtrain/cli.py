@@ -59,6 +59,7 @@ TEXTS = (
     *("run.dir", "run.weights", "distill.teacher", "data.cache", "data.source"),
     *("data.sources.*.path", "data.validation.*"),
     *("checkpoint", "run", "folder", "input", "out", "tokenizer"),
+    *("begin_of_text", "end_of_text"),
 )
 """Keys whose values are text or paths, in which brackets and commas mean nothing to Hydra."""
 

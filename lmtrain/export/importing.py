@@ -119,7 +119,7 @@ def tell_verbs(out: Path, special: Mapping[str, str], teacher: Path | None) -> N
     """What can be done with the checkpoint, which knows documents with these tokens around them."""
     words = " ".join(f"{name}={shlex.quote(token)}" for name, token in special.items())
     print(f"  lmtrain generate checkpoint={out}")
-    print(f"  lmtrain prepare input=… out=STORE tokenizer={out}/tokenizer.json {words}")
+    print(f"  lmtrain prepare input=TEXTS out=STORE tokenizer={out}/tokenizer.json {words}")
     again = f"data=store data.source=STORE run.weights={out} run.dir=runs/{out.name}"
     print(f"  lmtrain train --config-dir {out}/configs model=imported {again}")
     if teacher:

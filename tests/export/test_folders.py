@@ -16,7 +16,8 @@ from cases import CUSTOM, NATIVE, checkpoint, seal, weights
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import ByteLevel, TemplateProcessing
 
-from lmtrain.config import RunConfig, read
+from lmtrain.cli import quoted
+from lmtrain.config import RunConfig, compose, read
 from lmtrain.data.tokenize import bytes_tokenizer
 from lmtrain.evaluate.generate import Writer
 from lmtrain.export import verify as verification
@@ -241,11 +242,11 @@ def test_an_opening_token_opens_every_text(
     around = json.loads((back / "special_tokens.json").read_text())
     assert around == {"begin_of_text": 1, "end_of_text": 256}
     *_, prepare, train = capsys.readouterr().out.splitlines()
-    words = dict(word.split("=", 1) for word in shlex.split(prepare)[2:])
-    assert words["begin_of_text"] == tokenizer.id_to_token(1)
-    assert words["end_of_text"] == tokenizer.id_to_token(256)
-    assert Path(words["tokenizer"]).is_file()
-    assert f"data=store data.source={words['out']} run.weights={back}" in train
+    asked = compose(map(quoted, shlex.split(prepare)[2:]), "prepare")
+    assert asked.begin_of_text == tokenizer.id_to_token(1)
+    assert asked.end_of_text == tokenizer.id_to_token(256)
+    assert Path(asked.tokenizer).is_file()
+    assert f"data=store data.source={asked.out} run.weights={back}" in train
 
 
 def surrounding(before: str, after: str) -> TemplateProcessing:

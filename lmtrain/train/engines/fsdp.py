@@ -72,12 +72,15 @@ class FsdpEngine(GroupEngine):
         if replicas == 1:
             return init_device_mesh(kind, (self.world,))
         ranks = torch.arange(self.world).view(replicas, -1)
-        groups = [
-            dist.new_subgroups_by_enumeration(each.tolist(), timeout=self._timeout)[0]
-            for each in (ranks.t(), ranks)
-        ]
+        groups = [self._among(each.tolist()) for each in (ranks.t(), ranks)]
         names = ("replica", "shard")
         return DeviceMesh.from_group(groups, kind, mesh=ranks, mesh_dim_names=names)
+
+    def _among(self, ranks: list[list[int]]) -> dist.ProcessGroup:
+        """The group of this rank, of those that split the world; as patient as the run."""
+        mine, _ = dist.new_subgroups_by_enumeration(ranks, timeout=self._timeout)
+        assert isinstance(mine, dist.ProcessGroup)
+        return mine
 
 
 def shard(
