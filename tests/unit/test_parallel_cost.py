@@ -197,6 +197,9 @@ def test_an_exchange_uses_both_classes_of_link_at_once() -> None:
 
     mixed = ulysses(Links(4, NVLINK, INFINIBAND))
     assert ulysses(Links(8, NVLINK, None)) < mixed < ulysses(Links.uniform(INFINIBAND))
+    across = [Links(ranks, NVLINK, INFINIBAND) for ranks in (6, 12)]
+    assert ulysses(across[0]) == ulysses(Links(2, NVLINK, INFINIBAND)), "ranks 4 to 7 lie 2 + 2"
+    assert ulysses(across[1]) == mixed
 
 
 def test_what_was_measured_is_read_back(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lmtrain.batch import IGNORED, Batch
 from lmtrain.config import RunConfig, compose
 from lmtrain.evaluate.states import states
-from lmtrain.evaluate.stretches import likeliest, nats
+from lmtrain.evaluate.stretches import likeliest, nats, row_for
 from lmtrain.evaluate.subject import Subject
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.decoder import Decoder
 from lmtrain.models.init import initialize
 from lmtrain.ops import reference
+from lmtrain.parallel.mesh import Place
 from lmtrain.settings.engine import Device, EngineConfig
 from lmtrain.train.engines import LocalEngine
 
@@ -130,3 +131,12 @@ def _inputs(model: Decoder, tokens: Tensor) -> dict[str, tuple[Tensor, ...]]:
     with torch.no_grad():
         model(tokens, SequenceLayout.of_lengths([len(tokens)]))
     return found
+
+
+@pytest.mark.parametrize("length", [1, 103, 256])
+def test_shared_rows_of_scores_are_cut_as_zigzag_cuts_them(length: int) -> None:
+    """Every span in two halves, also for odd lengths; a row of one process is cut nowhere."""
+    assert row_for(length, 3, 1, Place()) == length
+    for ranks in (2, 3):
+        row = row_for(length, 1000, 4096, Place.of(0, ranks, ranks))
+        assert (row % length, row % (2 * ranks)) == (0, 0)
