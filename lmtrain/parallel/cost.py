@@ -43,7 +43,6 @@ def choose(
     forced: Strategy = Strategy.auto,
     *,
     element: int = 2,
-    memory: int | None = None,
 ) -> Choice:
     """The strategy with the least exposed time of forward and backward.
 
@@ -55,7 +54,6 @@ def choose(
         rates: of their kernels.
         forced: take this one; where no document leaves a span, none is needed.
         element: bytes of an activation.
-        memory: bytes that a layer's buffers may take; None does not ask.
 
     Raises:
         ValueError: the forced strategy cannot serve the mixer, the row does not divide by the
@@ -67,7 +65,7 @@ def choose(
     on = Machine(links, rates)
     fitting = FITS[shape.letter]
     asked = fitting if forced is Strategy.auto else (forced,)
-    tried = [_try(strategy, shape, found, on, memory) for strategy in asked]
+    tried = [_try(strategy, shape, found, on) for strategy in asked]
     refused = [answer for answer in tried if isinstance(answer, Refusal)]
     options = list(dict.fromkeys(answer for answer in tried if isinstance(answer, Choice)))
     if not options:
@@ -84,21 +82,12 @@ def _against(other: Choice, best: Choice) -> str:
     )
 
 
-def _try(
-    strategy: Strategy, shape: Shape, found: list[Block], on: Machine, memory: int | None
-) -> Choice | Refusal:
+def _try(strategy: Strategy, shape: Shape, found: list[Block], on: Machine) -> Choice | Refusal:
     """What ``strategy`` comes to on the worst of the blocks."""
     refusal = _refuse(strategy, shape, found[0], on.links)
     if refusal:
         return refusal
-    worst = max((option(strategy, shape, block, on) for block in found), key=lambda c: c.seconds)
-    if memory is not None and worst.times.memory > memory:
-        return Refusal(
-            strategy,
-            f"needs {worst.times.memory:,} bytes of buffers a layer, {memory:,} are free",
-            "choose auto or a shorter row",
-        )
-    return worst
+    return max((option(strategy, shape, block, on) for block in found), key=lambda c: c.seconds)
 
 
 def _refuse(strategy: Strategy, shape: Shape, block: Block, links: Links) -> Refusal | None:

@@ -170,14 +170,6 @@ def test_what_cannot_be_is_refused_with_the_arithmetic(
         pick(shape, tokens, ranks, forced=forced)
 
 
-def test_what_does_not_fit_in_memory_is_left_out() -> None:
-    few = choose(DELTA, (0, 2**17), 8, FAST, H100, memory=2**25)
-    assert few.strategy is Strategy.zeco
-    assert any("lasp2 needs" in why and "33,554,432 are free" in why for why in few.against)
-    with pytest.raises(ValueError, match=r"G=lasp2 needs .* bytes of buffers"):
-        choose(DELTA, (0, 2**17), 8, FAST, H100, Strategy.lasp2, memory=2**25)
-
-
 def test_hosts_decide_which_link_is_slowest() -> None:
     links = Links(4, NVLINK, INFINIBAND)
     assert links.within(4) is links.within(2) is NVLINK
