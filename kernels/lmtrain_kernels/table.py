@@ -76,7 +76,7 @@ def segment_chunks(
     """
     segments = wanted // programs
     counts = [-(-length // size) for length in lengths]
-    if segments < 2 or segments * max(counts) < worth * sum(counts):
+    if segments < 2 or segments * max(counts, default=0) < worth * sum(counts):
         return None
     return max(LEAST_SEGMENT, -(-sum(counts) // segments))
 

@@ -114,6 +114,7 @@ def test_triton_phases_go_through_segments(name: str, monkeypatch: pytest.Monkey
         ([8192] * 8, 4, 4, 32),
         ([8192] * 9, 4, 4, None),
         ([100], 200, 2, None),
+        ([], 4, 4, LEAST_SEGMENT),
         ([30768] + [200] * 10, 16, 4, 66),  # the longest would walk on alone
         ([7592, 300, 300], 16, 4, 17),
         ([4096, 4096], 16, 4, 16),
