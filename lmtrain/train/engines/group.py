@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from time import sleep
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from lmtrain.models.decoder import Decoder
     from lmtrain.parallel.config import ParallelConfig
     from lmtrain.settings.engine import EngineConfig
+
+
+PARTING_SECONDS = 0.1
+"""For gloo's threads to let go of the last tensors, which takes Python: a thread that comes when
+the interpreter is about to end aborts the process."""
 
 
 class GroupEngine(LocalEngine):
@@ -69,6 +75,7 @@ class GroupEngine(LocalEngine):
     def close(self) -> None:
         """Leave the process group, unless somebody else opened it."""
         if self._joined:
+            sleep(PARTING_SECONDS)
             dist.destroy_process_group()
 
     def _share_rows(self, model: Decoder) -> None:
