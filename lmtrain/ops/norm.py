@@ -1,4 +1,8 @@
-"""RMSNorm, plain and with the gates of Mamba-2 and Gated DeltaNet; computed in at least fp32."""
+"""RMSNorm, plain and with the gates of Mamba-2 and Gated DeltaNet.
+
+Means of squares are computed in at least fp32; gates, skips and the weight behind a gate multiply
+in the dtype of the activations.
+"""
 
 from __future__ import annotations
 
