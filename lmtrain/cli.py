@@ -7,7 +7,6 @@ imports torch before a verb needs it.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmtrain import __version__
-from lmtrain.sentence import sentence
+from lmtrain.sentence import in_quotes, sentence
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -269,8 +268,7 @@ def quoted(word: str) -> str:
     several = key == "run" and value.startswith("[")
     if not is_text or several or value in ("", "null") or value[0] in "'\"":
         return word
-    text = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], value)
-    return f'{key}="{text}"'
+    return f"{key}={in_quotes(value)}"
 
 
 def _report(work: Callable[[], int]) -> int:

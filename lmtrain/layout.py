@@ -78,6 +78,10 @@ class SequenceLayout:
         """The span of another rank; all ranks hold equally many tokens."""
         return replace(self, start=rank * len(self), stop=(rank + 1) * len(self))
 
+    def spans(self, ranks: int) -> list[Self]:
+        """The span of each of ``ranks`` ranks."""
+        return [self.at(rank) for rank in range(ranks)]
+
     def restricted(self, start: int, stop: int) -> Self:
         """The part ``[start, stop)`` of the row as a row of its own; no document crosses its ends.
 

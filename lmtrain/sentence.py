@@ -39,6 +39,12 @@ def sentence(error: BaseException) -> str:
             return lines[0]
 
 
+def in_quotes(text: str) -> str:
+    """A text as a value of an override, which Hydra reads as it is."""
+    escaped = re.sub(r'(\\*)("|\Z)', lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], text)
+    return f'"{escaped}"'
+
+
 def _unread(lines: list[str]) -> str:
     """Of a word that is no override."""
     if "missing EQUAL" in lines[1]:

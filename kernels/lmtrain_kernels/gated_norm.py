@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from lmtrain_kernels.dots import padded
 from lmtrain_kernels.gated_norm_kernels import backward, forward
 from lmtrain_kernels.pointwise import DTYPES
 from lmtrain_kernels.tuned import multiprocessors, tuned
@@ -96,7 +97,7 @@ class _Plan(NamedTuple):
     def of(cls, kernel: str, x: Tensor, weight: Tensor, u: Tensor | None) -> _Plan:
         t, h, d = x.shape
         alike = weight.numel() == d and u is None
-        width = max(16, triton.next_power_of_2(d))
+        width = padded(d)
         launch = tuned(kernel, x.device, width=width, skip=int(u is not None))
         wanted = launch.pop("PROGRAMS") * multiprocessors(x.device, MULTIPROCESSORS_ELSEWHERE)
         launch["BLOCK"] = min(width, launch.get("BLOCK", width))

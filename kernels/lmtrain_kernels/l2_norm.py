@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lmtrain_kernels.dots import padded
 from lmtrain_kernels.pointwise import DTYPES
 from lmtrain_kernels.tuned import tuned
 
@@ -85,7 +86,7 @@ _l2_norm.register_autograd(_differentiate, setup_context=_save)
 def _launch(x: Tensor, d_out: Tensor | None, y: Tensor, scale: float, eps: float) -> None:
     """Into ``y``: the norm, or its gradient."""
     t, heads, width = x.shape
-    block = max(16, triton.next_power_of_2(width))
+    block = padded(width)
     launch = tuned("l2_norm", x.device, width=block)
     rows = max(1, launch.pop("NUMBERS") // block)
     d_stride = 0 if d_out is None else d_out.stride(0)

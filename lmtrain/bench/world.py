@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from lmtrain.bench.config import BenchConfig, BenchDevice
+from lmtrain.parallel.mesh import processes_of_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,10 +50,7 @@ def ranks_per_host() -> int:
     Raises:
         ValueError: hosts differ.
     """
-    here = torch.tensor([int(os.environ.get("LOCAL_WORLD_SIZE", "1"))])
-    everywhere = [torch.empty_like(here) for _ in range(dist.get_world_size())]
-    dist.all_gather(everywhere, here)
-    found = {int(x) for x in everywhere}
+    found = set(processes_of_hosts(torch.device("cpu"), untold=1))
     if len(found) > 1:
         raise ValueError(
             f"hosts have {' and '.join(map(str, sorted(found)))} processes: start equally many"

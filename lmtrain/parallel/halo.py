@@ -70,9 +70,8 @@ def messages(layout: SequenceLayout, ranks: int, left: int) -> list[tuple[int, i
     Tokens are counted in the row.
     """
     length, found = len(layout), []
-    for rank in range(ranks):
-        start = rank * length
-        first = start - layout.at(rank).lookback(left + 1)
+    for rank, span in enumerate(layout.derive(SequenceLayout.spans, ranks)):
+        first = span.start - span.lookback(left + 1)
         for source in range(first // length, rank):
             end = (source + 1) * length
             found.append((source, rank, max(first, source * length), end))

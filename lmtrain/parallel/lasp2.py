@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lmtrain.layout import SequenceLayout
 from lmtrain.ops.recurrence import AffineState, coact
 from lmtrain.ops.remat import remember
 from lmtrain.parallel.collectives import Group
@@ -20,12 +21,10 @@ from lmtrain.parallel.collectives import Group
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lmtrain.layout import SequenceLayout
-
 
 def only_neighbours(layout: SequenceLayout, ranks: int) -> bool:
     """Whether no span lies strictly inside a document: every state comes from the rank before."""
-    spans = [layout.at(rank) for rank in range(ranks)]
+    spans = layout.derive(SequenceLayout.spans, ranks)
     return not any(span.alive and span.spills for span in spans)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,19 @@ class SequenceMesh:
     def strided(self, degree: int, stride: int) -> Group:
         """Every ``stride``-th rank of that block, this rank among them."""
         return self._groups[degree, stride]
+
+
+def processes_of_hosts(device: torch.device, *, untold: int) -> list[int]:
+    """How many processes the host of each rank has, as launchers say; every rank calls this.
+
+    Args:
+        device: whose backend carries the answers.
+        untold: what a rank answers that no launcher told.
+    """
+    here = torch.tensor([int(os.environ.get("LOCAL_WORLD_SIZE", untold))], device=device)
+    everywhere = [torch.empty_like(here) for _ in range(dist.get_world_size())]
+    dist.all_gather(everywhere, here)
+    return [int(each) for each in everywhere]
 
 
 def divisors(number: int) -> list[int]:

@@ -104,11 +104,7 @@ class Block:
 
     def spans(self) -> list[SequenceLayout]:
         """The span of each rank."""
-        return self.layout.derive(_spans, self.ranks)
-
-
-def _spans(layout: SequenceLayout, ranks: int) -> list[SequenceLayout]:
-    return [layout.at(rank) for rank in range(ranks)]
+        return self.layout.derive(SequenceLayout.spans, self.ranks)
 
 
 def blocks(bounds: tuple[int, ...], ranks: int, *, element: int = 2) -> list[Block]:

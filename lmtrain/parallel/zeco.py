@@ -80,19 +80,19 @@ class Zeco:
         """
 
         def run() -> Tensor | None:
-            own, leaving, came = self._blocks(mine), list[Callable[[], object]](), list[Tensor]()
+            own, rank = self._blocks(mine), self.group.rank
             if through is None:  # the next rank need not wait for what comes here
                 pairs = zip_longest(own, self._blocks(source))
-                traded = [self.group.hand_on(step, part, like) for part, like in pairs]
-                came = [state for wait in traded if (state := wait()) is not None]
-            else:
-                arriving = self._arriving(self.group.rank - step, source)
-                for state, part in zip(arriving, own, strict=True):
-                    came.append(state)
-                    leaving.append(self.group.send(self.group.rank + step, through(state) + part))
+                waits = [self.group.hand_on(step, part, like) for part, like in pairs]
+                came = [state for wait in waits if (state := wait()) is not None]
+                return torch.cat(came, -1) if came else None
+            came, leaving = list[Tensor](), list[Callable[[], object]]()
+            for state, part in zip(self._arriving(rank - step, source), own, strict=True):
+                came.append(state)
+                leaving.append(self.group.send(rank + step, through(state) + part))
             for wait in leaving:
                 wait()
-            return torch.cat(came, -1) if came else None
+            return torch.cat(came, -1)
 
         return beside(run, (source, mine), self.group.device)
 

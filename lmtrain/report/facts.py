@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmtrain.config import compose, flat
 from lmtrain.report.measures import counted
+from lmtrain.sentence import in_quotes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -115,8 +116,7 @@ def _literal(value: Any) -> str:
         case _ if WORD.fullmatch(str(value)) and not _reserved(str(value)):
             return str(value)
         case _:
-            text = re.sub(r'(\\*)("|\Z)', lambda m: m[1] * 2 + ("\\" if m[2] else "") + m[2], value)
-            return f'"{text}"'
+            return in_quotes(value)
 
 
 def _reserved(text: str) -> bool:

@@ -66,8 +66,7 @@ def check_same_start(engine: Engine, checkpoints: Mapping[str, Path]) -> None:
         ValueError: they do not.
     """
     seen = b"".join(key.encode() + (at / NAME).read_bytes() for key, at in checkpoints.items())
-    mine = torch.tensor(fingerprint(np.frombuffer(seen, np.uint8)), device=engine.device)
-    if engine.total(mine.clone()) != mine * engine.world:  # int64 wraps on both sides
+    if not _alike(engine, fingerprint(np.frombuffer(seen, np.uint8))):
         found = ", ".join(f"{key} leads to {folder}" for key, folder in checkpoints.items())
         raise ValueError(
             f"process {engine.rank} would begin with other checkpoints than the others "
@@ -102,9 +101,14 @@ def check_same_batch(engine: Engine, plan: Plan, step: int) -> None:
     Raises:
         ValueError: they would not.
     """
-    mine = torch.tensor(row_fingerprint(plan[step]), device=engine.device)
-    if engine.total(mine.clone()) != mine * engine.world:  # int64 wraps on both sides
+    if not _alike(engine, row_fingerprint(plan[step])):
         raise ValueError(
             f"process {engine.rank} would read another batch than the others at step {step}: give "
             "every machine the same token store (data.source) and the same version of lmtrain"
         )
+
+
+def _alike(engine: Engine, number: int) -> bool:
+    """Whether this process has the same fingerprint as the others."""
+    mine = torch.tensor(number, device=engine.device)
+    return bool(engine.total(mine.clone()) == mine * engine.world)  # int64 wraps on both sides

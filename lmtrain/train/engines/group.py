@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from lmtrain.parallel.collectives import Traffic
-from lmtrain.parallel.mesh import Place, SequenceMesh
+from lmtrain.parallel.mesh import Place, SequenceMesh, processes_of_hosts
 from lmtrain.parallel.strategy import Strategy
 from lmtrain.parallelize import share_rows
 from lmtrain.planner import planner
@@ -102,13 +102,11 @@ class GroupEngine(LocalEngine):
         Raises:
             ValueError: hosts differ.
         """
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
-        off = torch.tensor([here, here**2], device=self.device)
-        total, squares = self.total(off).tolist()
-        if squares * self.world != total**2:  # equal only where all are
+        found = processes_of_hosts(self.device, untold=self.world)
+        if len(set(found)) > 1:
             raise ValueError(
-                f"hosts have different numbers of processes ({here} on that of process "
+                f"hosts have different numbers of processes ({found[self.rank]} on that of process "
                 f"{self.rank}), which parallel.sequence={self._parallel.sequence} cannot share "
                 "rows over: start equally many on each"
             )
-        return here
+        return found[self.rank]
