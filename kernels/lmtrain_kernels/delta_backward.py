@@ -10,7 +10,6 @@ import torch
 import triton
 import triton.language as tl
 
-from lmtrain_kernels.delta_states import summarize_segments
 from lmtrain_kernels.dots import (
     add_dot,
     between,
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 
     from lmtrain_kernels.delta_prepare import Prepared
     from lmtrain_kernels.table import ChunkTable
-
-NOTHING, LAST, EACH = 0, 1, 2
-"""Which segments a gradient comes back to from behind: none, the last, or each its own."""
 
 
 def begin_backward(q: Tensor, k: Tensor, total: Tensor, d_out: Tensor, table: ChunkTable) -> Tensor:
@@ -59,8 +55,7 @@ def pass_d_states(
     d_out: Tensor,
     d_written: Tensor,
     table: ChunkTable,
-    d_final: Tensor | None,
-    transition: Tensor | None = None,
+    leaving: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the states, from the last chunk of each document to its first.
 
@@ -71,27 +66,58 @@ def pass_d_states(
         d_out: ``[t, h, vd]``.
         d_written: of ``begin_backward``.
         table: where the chunks lie.
-        d_final: ``[h, kd, vd]`` fp32, or None for zero.
-        transition: ``[s, h, kd, kd]`` of the segments where the forward pass left them; computed
-            again if None. Not needed where no document is cut.
+        leaving: of ``leave_segments``.
 
     Returns:
         ``d_states [n, h, kd, vd]`` of the state that leaves each chunk, in the dtype of ``k``;
         ``d_written [t, h, vd]`` in full; ``d_initial [h, kd, vd]`` fp32.
     """
     shape = len(table.chunks), d_out.shape[1], k.shape[2], d_out.shape[2]
-    leaving = d_final
-    if table.cut:
-        leaving, _ = _leaving(q, k, prepared, d_out, d_written, table, d_final, transition)
     d_states = k.new_empty(shape)
     d_initial = k.new_empty(shape[1:], dtype=torch.float32)
     all_written = torch.empty_like(d_written)
     _states(
-        *(q, k, prepared, d_out, d_written, table),
-        leaving,
+        *(q, k, prepared, d_out, d_written, table.chunks, table.segments, table.size),
         (all_written, d_states, d_initial),
+        leaving,
+        0 if table.cut else table.last,
     )
     return d_states, all_written, d_initial
+
+
+def cosummarize_segments(
+    q: Tensor,
+    k: Tensor,
+    prepared: Prepared,
+    d_out: Tensor,
+    d_written: Tensor,
+    table: ChunkTable,
+) -> Tensor:
+    """``[m, h, kd, vd]`` fp32: what the outputs of each linked segment ask of what enters it.
+
+    Arguments as of ``pass_d_states``; none where no document is cut.
+    """
+    return _cosummaries(q, k, prepared, d_out, d_written, table, table.linked)
+
+
+def leave_segments(
+    transition: Tensor, local: Tensor, table: ChunkTable, d_final: Tensor | None
+) -> Tensor:
+    """``[m, h, kd, vd]`` fp32: gradients of the states that leave the linked segments.
+
+    Where no document is cut, of the state that leaves the last segment if there is a ``d_final``,
+    else none. The states that leave other segments have no gradient.
+
+    Args:
+        transition: ``[m, h, kd, kd]`` of the linked segments.
+        local: of ``cosummarize_segments``.
+        table: where they lie.
+        d_final: ``[h, kd, vd]``, or None for zero.
+    """
+    edge = None if d_final is None else d_final.float().contiguous()
+    if table.cut:
+        return _scan_back(transition, local, table.documents, edge)[0]
+    return local if edge is None else edge[None]
 
 
 def span_cosummary(
@@ -101,15 +127,16 @@ def span_cosummary(
     d_out: Tensor,
     d_written: Tensor,
     table: ChunkTable,
-    transition: Tensor | None = None,
+    transition: Tensor,
+    local: Tensor,
 ) -> Tensor:
     """What the outputs of the first document alone ask of the state that enters it.
 
-    ``[h, kd, vd]`` fp32. Arguments as of ``pass_d_states``.
+    ``[h, kd, vd]`` fp32. Arguments as of ``pass_d_states`` and ``leave_segments``.
     """
     if table.cut:
-        return _leaving(q, k, prepared, d_out, d_written, table, None, transition)[1]
-    return _cosummaries(q, k, prepared, d_out, d_written, table, segments=1)[0]
+        return _scan_back(transition, local, table.documents[:1], None)[1]
+    return _cosummaries(q, k, prepared, d_out, d_written, table, table.segments[:1])[0]
 
 
 def launch(kernel: str, k: Tensor, value: int) -> dict[str, int]:
@@ -120,26 +147,19 @@ def launch(kernel: str, k: Tensor, value: int) -> dict[str, int]:
     return found | {name: min(found[name], n) for name, n in blocks.items() if name in found}
 
 
-def _leaving(
-    q: Tensor,
-    k: Tensor,
-    prepared: Prepared,
-    d_out: Tensor,
-    d_written: Tensor,
-    table: ChunkTable,
-    d_final: Tensor | None,
-    transition: Tensor | None,
+def _scan_back(
+    transition: Tensor, local: Tensor, documents: Tensor, d_final: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients ``[s, h, kd, vd]`` of the states that leave the segments; of the initial state."""
-    if transition is None:
-        transition = summarize_segments(k, prepared, table).transition
-    local = _cosummaries(q, k, prepared, d_out, d_written, table, segments=len(table.segments))
+    """Gradients ``[m, h, kd, vd]`` of what leaves the segments of ``documents [d, 2]``.
+
+    And of what enters the first of them, ``[h, kd, vd]``; ``d_final`` is of what leaves the last.
+    """
     leaving, d_initial = torch.empty_like(local), torch.empty_like(local[0])
     _, heads, key, value = local.shape
-    launched = launch("delta_segments_backward", k, value)
+    launched = launch("delta_segments_backward", transition, value)
     blocks = triton.cdiv(value, launched["BV"])
-    _segments_kernel[(len(table.documents) * heads * blocks,)](
-        *(transition, local, d_final, leaving, d_initial, table.documents, len(table.documents)),
+    _segments_kernel[(len(documents) * heads * blocks,)](
+        *(transition, local, d_final, leaving, d_initial, documents, len(documents)),
         H=heads,
         K=key,
         KP=padded(key),
@@ -156,13 +176,16 @@ def _cosummaries(
     d_out: Tensor,
     d_written: Tensor,
     table: ChunkTable,
-    *,
-    segments: int,
+    segments: Tensor,
 ) -> Tensor:
-    """``[s, h, kd, vd]`` fp32: the pass from zero over each of the first ``segments``."""
-    shape = segments, d_out.shape[1], k.shape[2], d_out.shape[2]
+    """``[m, h, kd, vd]`` fp32: the pass from zero over each of ``segments [m, 2]``."""
+    shape = len(segments), d_out.shape[1], k.shape[2], d_out.shape[2]
     found = k.new_empty(shape, dtype=torch.float32)
-    _states(q, k, prepared, d_out, d_written, table, None, (None, None, found))
+    if len(segments):
+        _states(
+            *(q, k, prepared, d_out, d_written, table.chunks, segments, table.size),
+            (None, None, found),
+        )
     return found
 
 
@@ -172,27 +195,30 @@ def _states(
     prepared: Prepared,
     d_out: Tensor,
     d_written: Tensor,
-    table: ChunkTable,
-    leaving: Tensor | None,
+    chunks: Tensor,
+    segments: Tensor,
+    size: int,
     results: tuple[Tensor | None, Tensor | None, Tensor],
+    leaving: Tensor | None = None,
+    first: int = 0,
 ) -> None:
-    """Launch the pass: into ``(d_written, d_states, d_initial)``, or the last alone, a segment."""
+    """Launch the pass: into ``(d_written, d_states, d_initial)``, or the last alone, a segment.
+
+    ``leaving [m, h, kd, vd]`` is of the states that leave m segments from ``first`` on; without it
+    all segments are walked from zero.
+    """
     (heads, value), (groups, key) = d_out.shape[1:], k.shape[1:]
-    summary = results[0] is None
-    segments = len(results[2]) if summary else len(table.segments)
     launched = launch("delta_states_backward", k, value)
-    mode = NOTHING if leaving is None else LAST if leaving.dim() == 3 else EACH
-    _states_kernel[(segments * heads * triton.cdiv(value, launched["BV"]),)](
+    _states_kernel[(len(segments) * heads * triton.cdiv(value, launched["BV"]),)](
         *(q, k, prepared.w, prepared.total, d_out, d_written, leaving, *results),
-        *(table.chunks, table.segments, segments),
+        *(chunks, segments, first, 0 if leaving is None else len(leaving)),
         H=heads,
         SHARED=heads // groups,
         K=key,
         KP=padded(key),
         V=value,
-        C=table.size,
-        LEAVING=mode,
-        SUMMARY=summary,
+        C=size,
+        SUMMARY=leaving is None,
         **launched,
     )
 
@@ -233,7 +259,10 @@ def _outputs_kernel(
         store_tile(d_written + token * V, dW, count, column, H * V, V, C, BV)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(
+    do_not_specialize=["from_segment", "leaves"],
+    do_not_specialize_on_alignment=["segments"],
+)
 def _states_kernel(
     q,
     k,
@@ -247,14 +276,14 @@ def _states_kernel(
     d_entering,
     chunks,
     segments,
-    count,
+    from_segment,
+    leaves,
     H: tl.constexpr,
     SHARED: tl.constexpr,
     K: tl.constexpr,
     KP: tl.constexpr,
     V: tl.constexpr,
     C: tl.constexpr,
-    LEAVING: tl.constexpr,
     SUMMARY: tl.constexpr,
     BV: tl.constexpr,
     STEP: tl.constexpr,
@@ -269,10 +298,11 @@ def _states_kernel(
     at_segment = (segment * H + head).to(tl.int64) * K * V
 
     d_state = tl.zeros((KP, BV), tl.float32)
-    if LEAVING == 1 and segment == count - 1:
-        d_state = load_tile(leaving + head * K * V, K, column, V, V, KP, BV)
-    if LEAVING == 2:
-        d_state = load_tile(leaving + at_segment, K, column, V, V, KP, BV)
+    if not SUMMARY:
+        behind = segment - from_segment
+        kept = tl.where((behind >= 0) & (behind < leaves), K, 0)
+        at_leaving = (behind * H + head).to(tl.int64) * K * V
+        d_state = load_tile(leaving + at_leaving, kept, column, V, V, KP, BV)
 
     for back in range(last - first):
         chunk = last - 1 - back
@@ -282,19 +312,19 @@ def _states_kernel(
         if not SUMMARY:
             at_state = (chunk * H + head).to(tl.int64) * K * V
             store_tile(d_states + at_state, d_state, K, column, V, V, KP, BV)
-        G, leaves = load_totals(total + token, inside, H, C)
+        G, whole = load_totals(total + token, inside, H, C)
         asked = tl.zeros((C, BV), tl.float32)
         for part in tl.static_range(KP // STEP):
             Kb = load_tile(k + at_key, inside, part * STEP, GROUPS * K, K, C, STEP)
             some = piece(d_state, part, KP // STEP, STEP, BV)
             asked = add_dot(asked, Kb, some.to(Kb.dtype))
         dW = load_tile(d_written + token * V, inside, column, H * V, V, C, BV)
-        dW += tl.exp(leaves - G)[:, None] * asked
+        dW += tl.exp(whole - G)[:, None] * asked
         if not SUMMARY:
             store_tile(all_written + token * V, dW, inside, column, H * V, V, C, BV)
         dO = load_tile(d_out + token * V, inside, column, H * V, V, C, BV)
         dO = tl.exp(G)[:, None] * dO
-        d_state *= tl.exp(leaves)
+        d_state *= tl.exp(whole)
         PARTS: tl.constexpr = (C + STEP - 1) // STEP
         ROWS: tl.constexpr = C // PARTS
         for part in tl.static_range(PARTS):
@@ -312,7 +342,10 @@ def _states_kernel(
         store_tile(d_entering + head * K * V, d_state, K, column, V, V, KP, BV)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(
+    do_not_specialize=["count"],
+    do_not_specialize_on_alignment=["documents"],
+)
 def _segments_kernel(
     transition,
     local,

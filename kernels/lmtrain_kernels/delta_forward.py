@@ -21,6 +21,7 @@ from lmtrain_kernels.delta_outputs import outputs
 from lmtrain_kernels.delta_prepare import Prepared, prepare, recompute, solve
 from lmtrain_kernels.delta_states import (
     enter_segments,
+    no_summary,
     pass_states,
     segment_bounds,
     summarize_segments,
@@ -48,8 +49,10 @@ class Forward(NamedTuple):
     """``[t, h]`` fp32, of ``prepare``."""
     inverse: Tensor
     """``[t, h, 64]``, of ``prepare``."""
-    entering: Tensor | None
-    """``[s, h, k, v]`` fp32: what enters each segment; None where no document is cut."""
+    transition: Tensor
+    """``[m, h, k, k]`` fp32, of ``summarize_segments``."""
+    entering: Tensor
+    """``[m, h, k, v]`` fp32, of ``enter_segments``."""
 
 
 def forward(
@@ -77,18 +80,19 @@ def forward(
     """
     if k.dtype == torch.float32 or k.shape[2] > WIDEST:
         prepared = prepare(k, v, decay, beta, table)
-        passed = pass_states(k, prepared, table, initial)
-        out = outputs(q, k, prepared.total, passed.states, passed.written, table)
-        return Forward(out, passed.final, *prepared[:2], passed.entering)
-    total, inverse, scores = solve(q, k, decay, beta, table)
-    entering = None
-    if table.cut:
-        w, u = recompute(k, v, beta, total, inverse, table)
-        summary = summarize_segments(k, Prepared(total, inverse, w, u), table)
+        summary = summarize_segments(k, prepared, table)
         entering = enter_segments(summary, table, initial)
-    first = initial if entering is None else entering
-    walked = walk(q, k, v, beta, total, inverse, scores, table, first)
-    return Forward(*walked, total, inverse, entering)
+        passed = pass_states(k, prepared, table, entering)
+        out = outputs(q, k, prepared.total, passed.states, passed.written, table)
+        return Forward(out, passed.final, *prepared[:2], summary.transition, entering)
+    total, inverse, scores = solve(q, k, decay, beta, table)
+    summary = no_summary(k, v)
+    if table.cut:
+        prepared = Prepared(total, inverse, *recompute(k, v, beta, total, inverse, table))
+        summary = summarize_segments(k, prepared, table)
+    entering = enter_segments(summary, table, initial)
+    walked = walk(q, k, v, beta, total, inverse, scores, table, entering)
+    return Forward(*walked, total, inverse, summary.transition, entering)
 
 
 def walk(
@@ -100,21 +104,19 @@ def walk(
     inverse: Tensor,
     scores: Tensor,
     table: ChunkTable,
-    entering: Tensor | None,
+    entering: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """``out`` and ``final``: every segment from the state that enters it.
 
-    ``entering [s, h, k, v]`` enters all segments, ``[h, k, v]`` the first and None none; zero
-    enters the others.
+    ``entering [m, h, k, v]`` enters the first m segments, zero the others.
     """
     (groups, key), (heads, value) = k.shape[1:], v.shape[1:]
     out, final = torch.empty_like(v), k.new_empty(heads, key, value, dtype=torch.float32)
-    entered = len(entering) if entering is not None and entering.dim() == 4 else 1
     launch = tuned("delta_forward", k.device, key=padded(key))
     block = min(launch.pop("BLOCK"), padded(value))
     _walk_outputs[(len(table.segments) * heads * triton.cdiv(value, block),)](
         *(q, k, v, beta, total, inverse, scores, table.chunks, table.segments),
-        *(entering, entered, out, final),
+        *(entering, len(entering), table.last, out, final),
         HEADS=heads,
         SHARED=heads // groups,
         KEY=key,
@@ -127,7 +129,7 @@ def walk(
     return out, final
 
 
-@triton.jit(do_not_specialize=["entered"])
+@triton.jit(do_not_specialize=["entered", "last"])
 def _walk_outputs(
     q,
     k,
@@ -140,6 +142,7 @@ def _walk_outputs(
     segments,
     entering,
     entered,
+    last,
     out,
     final,
     HEADS: tl.constexpr,
@@ -156,11 +159,9 @@ def _walk_outputs(
     place, column = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS * BLOCK
     segment, head = place // HEADS, place % HEADS
     _, start, stop, count = segment_bounds(chunks, segments, segment)
-    S = tl.zeros((TILE, BLOCK), tl.float32)
-    if entering is not None:
-        kept = tl.where(segment < entered, KEY, 0)
-        at = entering + place.to(tl.int64) * KEY * VALUE
-        S = load_tile(at, kept, column, VALUE, VALUE, TILE, BLOCK)
+    kept = tl.where(segment < entered, KEY, 0)
+    at = entering + place.to(tl.int64) * KEY * VALUE
+    S = load_tile(at, kept, column, VALUE, VALUE, TILE, BLOCK)
     for n in tl.range(count):
         token, rest = (start + n * C) * HEADS + head, stop - start - n * C
         at_key = ((start + n * C) * GROUPS + head // SHARED) * KEY
@@ -171,7 +172,7 @@ def _walk_outputs(
         V = load_tile(v + token * VALUE, rest, column, HEADS * VALUE, VALUE, C, BLOCK)
         G = load_numbers(total + token, rest, HEADS, C)
         b = load_numbers(beta + token, rest, HEADS, C)
-        last = tl.load(total + token + (tl.minimum(rest, C) - 1) * HEADS)
+        leaves = tl.load(total + token + (tl.minimum(rest, C) - 1) * HEADS)
         inflow = tl.exp(G)[:, None]
 
         before = S.to(K.dtype)
@@ -180,7 +181,7 @@ def _walk_outputs(
         X = dot(T, X.to(K.dtype))
         O = add_dot(O, P, X.to(K.dtype))
         store_tile(out + token * VALUE, O, rest, column, HEADS * VALUE, VALUE, C, BLOCK)
-        X = tl.exp(last - G)[:, None] * X
-        S = add_dot(tl.exp(last) * S, tl.trans(K), X.to(K.dtype))
-    if segment == tl.num_programs(0) // (BLOCKS * HEADS) - 1:
+        X = tl.exp(leaves - G)[:, None] * X
+        S = add_dot(tl.exp(leaves) * S, tl.trans(K), X.to(K.dtype))
+    if segment == last:
         store_tile(final + head * KEY * VALUE, S, KEY, column, VALUE, VALUE, TILE, BLOCK)

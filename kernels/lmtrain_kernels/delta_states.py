@@ -39,125 +39,124 @@ class States(NamedTuple):
     """``[t, h, v]`` in the dtype of keys."""
     final: Tensor
     """``[h, k, v]`` fp32: after the last document."""
-    entering: Tensor | None
-    """``[s, h, k, v]`` fp32: what enters each segment; None where no document is cut."""
 
 
 class Summary(NamedTuple):
     """What segments do to the state that enters them, ``S -> transition S + state``; fp32."""
 
     transition: Tensor
-    """``[s, h, k, k]``, or ``[h, k, k]`` of a span."""
+    """``[m, h, k, k]`` of the linked segments, or ``[h, k, k]`` of a span."""
     state: Tensor
-    """``[s, h, k, v]``, or ``[h, k, v]`` of a span."""
+    """``[m, h, k, v]``, or ``[h, k, v]``."""
 
 
-def pass_states(
-    k: Tensor,
-    prepared: Prepared,
-    table: ChunkTable,
-    initial: Tensor | None,
-    entering: Tensor | None = None,
-) -> States:
+def pass_states(k: Tensor, prepared: Prepared, table: ChunkTable, entering: Tensor) -> States:
     """Walk every segment from the state that enters it.
 
     Args:
         k: ``[t, g, k]`` keys.
         prepared: of these keys.
         table: the chunks that they were prepared in.
-        initial: ``[h, k, v]`` fp32 that enters the first document; None for zero.
-        entering: of an earlier pass over the same inputs, instead of summarizing again.
+        entering: ``[m, h, k, v]`` of ``enter_segments``.
     """
-    if entering is None and table.cut:
-        entering = enter_segments(summarize_segments(k, prepared, table), table, initial)
     (t, heads, key), value = prepared.w.shape, prepared.u.shape[2]
     states = k.new_empty(len(table.chunks), heads, key, value)
     written = k.new_empty(t, heads, value)
     final = k.new_empty(heads, key, value, dtype=torch.float32)
-    first = initial if entering is None else entering
     launch = _launch("delta_states", k, prepared)
     blocks = triton.cdiv(value, launch["BLOCK"])
     _walk[(len(table.segments) * heads * blocks,)](
         *(k, prepared.w, prepared.u, prepared.total, table.chunks, table.segments),
-        *(first, 1 if entering is None else len(table.segments)),
-        *(states, written, final),
+        *(entering, len(entering), table.last, states, written, final),
         **launch,
     )
-    return States(states, written, final, entering)
+    return States(states, written, final)
 
 
 def summarize_segments(k: Tensor, prepared: Prepared, table: ChunkTable) -> Summary:
-    """What each segment does to a state that enters it."""
-    return _summarize(k, prepared, table, last=False)
+    """What each linked segment does to a state that enters it."""
+    if not table.cut:
+        return no_summary(k, prepared.u)
+    return _summarize(k, prepared, table.chunks, table.linked, through=True)
 
 
-def span_state(k: Tensor, prepared: Prepared, table: ChunkTable, *, alive: bool) -> Summary:
+def no_summary(k: Tensor, v: Tensor) -> Summary:
+    """Of the linked segments where no document is cut: none of ``k [t, g, k], v [t, h, v]``."""
+    (heads, value), key = v.shape[1:], k.shape[2]
+    sizes = (0, heads, key, key), (0, heads, key, value)
+    return Summary(*(k.new_empty(size, dtype=torch.float32) for size in sizes))
+
+
+def enter_segments(summary: Summary, table: ChunkTable, initial: Tensor | None) -> Tensor:
+    """``[m, h, k, v]`` fp32: the states that enter the first m segments; zero enters the others.
+
+    ``initial [h, k, v]`` enters the first document. These are the linked segments; where no
+    document is cut, the first with an ``initial`` and none without.
+    """
+    if table.cut:
+        edge = None if initial is None else initial.float().contiguous()
+        return _scan(*summary, table.documents, edge)[0]
+    if initial is None:
+        return summary.state
+    return initial[None].to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
+def span_state(
+    k: Tensor, prepared: Prepared, table: ChunkTable, summary: Summary, *, alive: bool
+) -> Summary:
     """What the last document does to the state that enters it, ``[h, k, k]`` and ``[h, k, v]``.
 
     The transition is zero if not ``alive``: the span opens a document, so nothing passes it.
+    ``summary`` of the linked segments.
     """
-    transition, state = _summarize(k, prepared, table, last=True)
-    if table.cut:
-        whole = _scan(transition, state, table, None, last=True)[1]
-        identity = torch.eye(k.shape[2], device=k.device).expand(state.shape[1], -1, -1)
-        through = _scan(transition, None, table, identity.contiguous(), last=True)[1]
-    else:
-        whole, through = state[-1], transition[-1]
-    return Summary(through if alive else torch.zeros_like(through), whole)
+    if not table.cut:
+        last = table.segments[-1:]
+        return Summary(*(x[0] for x in _summarize(k, prepared, table.chunks, last, through=alive)))
+    documents, transition = table.documents[-1:], summary.transition
+    whole = _scan(*summary, documents, None)[1]
+    if not alive:
+        return Summary(torch.zeros_like(transition[0]), whole)
+    identity = torch.eye(k.shape[2], device=k.device).expand(whole.shape[0], -1, -1)
+    return Summary(_scan(transition, None, documents, identity.contiguous())[1], whole)
 
 
-def _summarize(k: Tensor, prepared: Prepared, table: ChunkTable, *, last: bool) -> Summary:
-    """Of the ``last`` document alone, or of all."""
+def _summarize(
+    k: Tensor, prepared: Prepared, chunks: Tensor, segments: Tensor, *, through: bool
+) -> Summary:
+    """Of ``segments [m, 2]``; their transitions are zero, and take no time, if not ``through``."""
     (_, heads, key), value = prepared.w.shape, prepared.u.shape[2]
-    segments = len(table.segments)
-    state = k.new_empty(segments, heads, key, value, dtype=torch.float32)
-    transition = state.new_empty(segments, heads, key, key)
+    state = k.new_empty(len(segments), heads, key, value, dtype=torch.float32)
+    new = state.new_empty if through else state.new_zeros
+    transition = new(len(segments), heads, key, key)
     launch = _launch("delta_summary", k, prepared)
-    blocks = sum(triton.cdiv(x.shape[3], launch["BLOCK"]) for x in (state, transition))
-    _summarize_segment[(segments * heads * blocks,)](
-        *(k, prepared.w, prepared.u, prepared.total, table.chunks, table.segments),
-        *(table.documents, len(table.documents), state, transition),
-        BLOCKS=blocks,
-        LAST=last,
+    wanted = (state, transition) if through else (state,)
+    blocks = sum(triton.cdiv(x.shape[3], launch["BLOCK"]) for x in wanted)
+    _summarize_segment[(len(segments) * heads * blocks,)](
+        *(k, prepared.w, prepared.u, prepared.total, chunks, segments, state, transition, blocks),
         **launch,
     )
     return Summary(transition, state)
 
 
-def enter_segments(summary: Summary, table: ChunkTable, initial: Tensor | None) -> Tensor:
-    """``[s, h, k, v]`` fp32: the state that enters each segment.
-
-    ``initial [h, k, v]`` enters the first document, zero the others.
-    """
-    return _scan(summary.transition, summary.state, table, initial, last=False)[0]
-
-
 def _scan(
-    transition: Tensor,
-    state: Tensor | None,
-    table: ChunkTable,
-    initial: Tensor | None,
-    *,
-    last: bool,
+    transition: Tensor, state: Tensor | None, documents: Tensor, initial: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """What enters each segment, and what leaves the last document, ``[h, k, v]``.
+    """What enters each segment of ``documents [d, 2]``, and what leaves the last, ``[h, k, v]``.
 
-    ``initial`` enters the first document, or the last one if that alone is wanted. Without
-    ``state`` the segments add nothing.
+    ``initial`` enters the first of them. Without ``state`` the segments add nothing.
     """
     like = transition if state is None else state
     _, heads, key, value = like.shape
     entering, final = torch.empty_like(like), like.new_empty(heads, key, value)
     launch = tuned("delta_scan", like.device, key=padded(key))
     launch["BLOCK"] = min(launch["BLOCK"], padded(value))
-    documents, blocks = len(table.documents), triton.cdiv(value, launch["BLOCK"])
-    _scan_segments[((1 if last else documents) * heads * blocks,)](
-        *(transition, state, table.documents, documents, initial, entering, final),
+    blocks = triton.cdiv(value, launch["BLOCK"])
+    _scan_segments[(len(documents) * heads * blocks,)](
+        *(transition, state, documents, len(documents), initial, entering, final),
         HEADS=heads,
         KEY=key,
         VALUE=value,
         TILE=padded(key),
-        LAST=last,
         **launch,
     )
     return entering, final
@@ -179,7 +178,7 @@ def _launch(kernel: str, k: Tensor, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-@triton.jit(do_not_specialize=["entered"])
+@triton.jit(do_not_specialize=["entered", "last"])
 def _walk(
     k,
     w,
@@ -189,6 +188,7 @@ def _walk(
     segments,
     entering,
     entered,
+    last,
     states,
     written,
     final,
@@ -206,11 +206,9 @@ def _walk(
     place, column = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS * BLOCK
     segment, head = place // HEADS, place % HEADS
     first, start, stop, count = segment_bounds(chunks, segments, segment)
-    S = tl.zeros((TILE, BLOCK), tl.float32)
-    if entering is not None:
-        kept = tl.where(segment < entered, KEY, 0)
-        begin = entering + place.to(tl.int64) * KEY * VALUE
-        S = load_tile(begin, kept, column, VALUE, VALUE, TILE, BLOCK)
+    kept = tl.where(segment < entered, KEY, 0)
+    begin = entering + place.to(tl.int64) * KEY * VALUE
+    S = load_tile(begin, kept, column, VALUE, VALUE, TILE, BLOCK)
     for n in tl.range(count):
         at = states + ((first + n) * HEADS + head) * KEY * VALUE
         store_tile(at, S, KEY, column, VALUE, VALUE, TILE, BLOCK)
@@ -219,11 +217,14 @@ def _walk(
         X = U - _read(w, token, rest, S, HEADS, KEY, C, TILE, BLOCK, STEP)
         store_tile(written + token * VALUE, X, rest, column, HEADS * VALUE, VALUE, C, BLOCK)
         S = _write(k, total, token, rest, S, X, HEADS, SHARED, KEY, C, TILE, BLOCK, STEP)
-    if place // HEADS == tl.num_programs(0) // (BLOCKS * HEADS) - 1:
+    if segment == last:
         store_tile(final + head * KEY * VALUE, S, KEY, column, VALUE, VALUE, TILE, BLOCK)
 
 
-@triton.jit(do_not_specialize=["count_documents"])
+@triton.jit(
+    do_not_specialize=["blocks"],
+    do_not_specialize_on_alignment=["segments"],  # a row of a table: 8 bytes
+)
 def _summarize_segment(
     k,
     w,
@@ -231,10 +232,9 @@ def _summarize_segment(
     total,
     chunks,
     segments,
-    documents,
-    count_documents,
     state,
     transition,
+    blocks,
     HEADS: tl.constexpr,
     SHARED: tl.constexpr,
     KEY: tl.constexpr,
@@ -243,17 +243,13 @@ def _summarize_segment(
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    LAST: tl.constexpr,
 ):
     """Some columns of the state or the transition of one head through one segment.
 
     The transition is where the identity goes when nothing is written by itself (``u = 0``).
     """
-    place, block = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS
+    place, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     segment, head = place // HEADS, place % HEADS
-    if LAST and segment < tl.load(documents + 2 * (count_documents - 1)):
-        return
     _, start, stop, count = segment_bounds(chunks, segments, segment)
     VALUES: tl.constexpr = (VALUE + BLOCK - 1) // BLOCK
     column = block * BLOCK
@@ -338,7 +334,10 @@ def _write(
     return S
 
 
-@triton.jit(do_not_specialize=["count_documents"])
+@triton.jit(
+    do_not_specialize=["count_documents"],
+    do_not_specialize_on_alignment=["documents"],
+)
 def _scan_segments(
     transition,
     state,
@@ -353,18 +352,14 @@ def _scan_segments(
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
-    LAST: tl.constexpr,
 ):
     """Some columns of the state of one head through the segments of one document."""
     BLOCKS: tl.constexpr = (VALUE + BLOCK - 1) // BLOCK
     place, column = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS * BLOCK
     document, head = place // HEADS, place % HEADS
-    entered = document == 0
-    if LAST:
-        document = count_documents - 1
     S = tl.zeros((TILE, BLOCK), tl.float32)
     if initial is not None:
-        kept = tl.where(entered, KEY, 0)
+        kept = tl.where(document == 0, KEY, 0)
         S = load_tile(initial + head * KEY * VALUE, kept, column, VALUE, VALUE, TILE, BLOCK)
     first = tl.load(documents + 2 * document).to(tl.int64)
     for n in tl.range(tl.load(documents + 2 * document + 1) - first):

@@ -1,8 +1,9 @@
 """Gated delta rule over packed documents, as one operation with a gradient.
 
 ``S_t = e^(g_t) (I - beta_t k_t k_t^T) S_(t-1) + beta_t k_t v_t^T``, ``o_t = S_t^T q_t``: Yang et
-al. 2025 (arXiv 2412.06464), section 3.3. Of a forward pass only the inputs, the cumulative decays
-and the inverses of chunks are kept; the rest is computed again.
+al. 2025 (arXiv 2412.06464), section 3.3. Of a forward pass only the inputs, the cumulative decays,
+the inverses of chunks, and what links the segments of long documents are kept; the rest is computed
+again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmtrain_kernels.delta_backward import begin_backward, pass_d_states
+from lmtrain_kernels.delta_backward import (
+    begin_backward,
+    cosummarize_segments,
+    leave_segments,
+    pass_d_states,
+)
 from lmtrain_kernels.delta_forward import forward
 from lmtrain_kernels.delta_gradients import gradients
 from lmtrain_kernels.delta_prepare import Prepared, recompute
-from lmtrain_kernels.delta_states import enter_segments, pass_states, summarize_segments
+from lmtrain_kernels.delta_states import pass_states
 from lmtrain_kernels.table import ChunkTable
 
 
@@ -61,22 +67,28 @@ def _gated_delta(
     initial: Tensor | None,
     chunks: Tensor,
     segments: Tensor,
+    linked: Tensor,
     documents: Tensor,
     size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Also what the backward pass keeps: cumulative decays and inverses."""
-    table = ChunkTable(chunks, segments, documents, size)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Also what the backward pass keeps: all else of ``Forward``."""
+    table = ChunkTable(chunks, segments, linked, documents, size)
     q, k, v = (x.contiguous() for x in (q, k, v))
     decay, beta = (x.float().contiguous() for x in (decay, beta))
-    return forward(q, k, v, decay, beta, table, _state(initial))[:4]
+    return forward(q, k, v, decay, beta, table, initial)
 
 
 @_gated_delta.register_fake
-def _(_: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (t, heads, value), size = v.shape, rest[-1]
-    final = v.new_empty(heads, k.shape[2], value, dtype=torch.float32)
-    total = v.new_empty(t, heads, dtype=torch.float32)
-    return v.new_empty(v.shape), final, total, k.new_empty(t, heads, size)
+def _(
+    _: Tensor, k: Tensor, v: Tensor, __: Tensor, ___: Tensor, initial: Tensor | None, *table: Any
+) -> tuple[Tensor, ...]:
+    (t, heads, value), key, size = v.shape, k.shape[2], table[-1]
+    linked = table[2].shape[0]
+    entered = linked or (0 if initial is None else 1)
+    final = v.new_empty(heads, key, value, dtype=torch.float32)
+    total, transition = final.new_empty(t, heads), final.new_empty(linked, heads, key, key)
+    inverse, entering = k.new_empty(t, heads, size), final.new_empty(entered, heads, key, value)
+    return v.new_empty(v.shape), final, total, inverse, transition, entering
 
 
 @torch.library.custom_op("lmtrain::gated_delta_backward", mutates_args=())
@@ -85,30 +97,28 @@ def _gated_delta_backward(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    initial: Tensor | None,
     total: Tensor,
     inverse: Tensor,
+    transition: Tensor,
+    entering: Tensor,
     d_out: Tensor,
     d_final: Tensor | None,
     chunks: Tensor,
     segments: Tensor,
+    linked: Tensor,
     documents: Tensor,
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of ``q, k, v, decay, beta, initial``, the last three in fp32."""
-    table = ChunkTable(chunks, segments, documents, size)
+    table = ChunkTable(chunks, segments, linked, documents, size)
     q, k, v, d_out = (x.contiguous() for x in (q, k, v, d_out))
-    beta, initial = beta.float().contiguous(), _state(initial)
+    beta = beta.float().contiguous()
     prepared = Prepared(total, inverse, *recompute(k, v, beta, total, inverse, table))
-    transition = entering = None
-    if table.cut:
-        summary = summarize_segments(k, prepared, table)
-        transition, entering = summary.transition, enter_segments(summary, table, initial)
-    passed = pass_states(k, prepared, table, initial, entering)
+    passed = pass_states(k, prepared, table, entering)
     d_written = begin_backward(q, k, total, d_out, table)
-    d_states, d_written, d_initial = pass_d_states(
-        q, k, prepared, d_out, d_written, table, _state(d_final), transition
-    )
+    local = cosummarize_segments(q, k, prepared, d_out, d_written, table)
+    leaving = leave_segments(transition, local, table, d_final)
+    d_states, d_written, d_initial = pass_d_states(q, k, prepared, d_out, d_written, table, leaving)
     found = gradients(
         *(q, k, v, beta, prepared, passed.states, passed.written),
         *(d_out, d_written, d_states, table),
@@ -118,35 +128,33 @@ def _gated_delta_backward(
 
 @_gated_delta_backward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    total = rest[2]
+    total = rest[1]
     d_initial = total.new_empty(v.shape[1], k.shape[2], v.shape[2])
     return *(x.new_empty(x.shape) for x in (q, k, v, total, total)), d_initial
 
 
-def _state(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.float().contiguous()
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     q, k, v, decay, beta, initial, *tables, size = inputs
-    _, _, total, inverse = output
-    ctx.save_for_backward(q, k, v, beta, initial, total, inverse, *tables)
-    ctx.mark_non_differentiable(total, inverse)
+    kept = output[2:]
+    ctx.save_for_backward(q, k, v, beta, *kept, *tables)
+    ctx.mark_non_differentiable(*kept)
     ctx.set_materialize_grads(False)
     ctx.size, ctx.decay = size, decay.dtype
+    ctx.initial = None if initial is None else initial.dtype
 
 
 def _differentiate(
     ctx: Any, d_out: Tensor | None, d_final: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    q, k, v, beta, initial, total, inverse, *tables = ctx.saved_tensors
+    q, k, v, beta, total, inverse, transition, entering, *tables = ctx.saved_tensors
     d_out = torch.zeros_like(v) if d_out is None else d_out
     dq, dk, dv, d_decay, d_beta, d_initial = _gated_delta_backward(
-        q, k, v, beta, initial, total, inverse, d_out, d_final, *tables, ctx.size
+        *(q, k, v, beta, total, inverse, transition, entering, d_out, d_final, *tables),
+        ctx.size,
     )
-    d_initial = None if initial is None else d_initial.to(initial.dtype)
+    d_initial = None if ctx.initial is None else d_initial.to(ctx.initial)
     grads = dq, dk, dv, d_decay.to(ctx.decay), d_beta.to(beta.dtype), d_initial
-    return *grads, None, None, None, None
+    return *grads, None, None, None, None, None
 
 
 _gated_delta.register_autograd(_differentiate, setup_context=_save)

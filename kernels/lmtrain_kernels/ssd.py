@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmtrain_kernels.ssd_backward import Gradients, backward
-from lmtrain_kernels.ssd_forward import Outputs, forward
-from lmtrain_kernels.ssd_segments import cosummary, span_state
+from lmtrain_kernels.ssd_backward import backward
+from lmtrain_kernels.ssd_forward import forward
+from lmtrain_kernels.ssd_segments import enter_segments, summarize_segments
 from lmtrain_kernels.table import ChunkTable
-
-__all__ = ["Gradients", "Outputs", "backward", "cosummary", "forward", "span_state", "ssd"]
 
 
 def ssd(
@@ -57,11 +55,17 @@ def _ssd(
     initial: Tensor | None,
     chunks: Tensor,
     segments: Tensor,
+    linked: Tensor,
     documents: Tensor,
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Also the states that enter segments, which the backward pass keeps."""
-    return forward(q, k, v, decay, ChunkTable(chunks, segments, documents, size), initial)
+    table = ChunkTable(chunks, segments, linked, documents, size)
+    q, k, v, decay = (x.contiguous() for x in (q, k, v, decay))
+    summary = summarize_segments(k, v, decay, table, reverse=False)
+    entering = enter_segments(summary, table, initial, reverse=False)
+    out, final = forward(q, k, v, decay, table, entering)
+    return out, final, entering
 
 
 @_ssd.register_fake
@@ -69,9 +73,7 @@ def _(
     _: Tensor, k: Tensor, v: Tensor, __: Tensor, initial: Tensor | None, *table: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     state = v.shape[1], k.shape[2], v.shape[2]
-    entered = 0 if initial is None else 1
-    if ChunkTable(*table).cut:
-        entered = table[1].shape[0]
+    entered = table[2].shape[0] or (0 if initial is None else 1)
     final = v.new_empty(state, dtype=torch.float32)
     return v.new_empty(v.shape), final, final.new_empty(entered, *state)
 
@@ -87,12 +89,16 @@ def _ssd_backward(
     entering: Tensor,
     chunks: Tensor,
     segments: Tensor,
+    linked: Tensor,
     documents: Tensor,
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of ``q, k, v, decay, initial``."""
-    table = ChunkTable(chunks, segments, documents, size)
-    return backward(q, k, v, decay, d_out, table, entering, d_final)
+    table = ChunkTable(chunks, segments, linked, documents, size)
+    q, k, v, decay, d_out = (x.contiguous() for x in (q, k, v, decay, d_out.to(v.dtype)))
+    summary = summarize_segments(q, d_out, decay, table, reverse=True)
+    leaving = enter_segments(summary, table, d_final, reverse=True)
+    return backward(q, k, v, decay, d_out, table, entering, leaving)
 
 
 @_ssd_backward.register_fake
@@ -117,7 +123,7 @@ def _differentiate(
     d_out = torch.zeros_like(v) if d_out is None else d_out
     *grads, d_initial = _ssd_backward(q, k, v, decay, d_out, d_final, entering, *tables, ctx.size)
     d_initial = None if ctx.initial is None else d_initial.to(ctx.initial)
-    return *grads, d_initial, None, None, None, None
+    return *grads, d_initial, None, None, None, None, None
 
 
 _ssd.register_autograd(_differentiate, setup_context=_save)

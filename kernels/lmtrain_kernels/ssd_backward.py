@@ -18,7 +18,7 @@ import triton.language as tl
 
 from lmtrain_kernels.dots import add_dot, dot
 from lmtrain_kernels.ssd_reverse import walk_back
-from lmtrain_kernels.ssd_segments import enter_segments, pass_states
+from lmtrain_kernels.ssd_segments import pass_states
 from lmtrain_kernels.ssd_tiles import (
     Shapes,
     cumulate,
@@ -58,17 +58,17 @@ def backward(
     d_out: Tensor,
     table: ChunkTable,
     entering: Tensor,
-    d_final: Tensor | None,
+    leaving: Tensor,
 ) -> Gradients:
-    """Gradients of all inputs, from ``d_out [t, h, vd]`` and ``d_final [h, kd, vd]``.
+    """Gradients of all inputs, from ``d_out [t, h, vd]``.
 
-    ``entering`` as ``forward`` gave it; the other inputs as ``forward`` got them.
+    And from those of the states that leave segments, ``leaving`` of ``enter_segments`` in reverse;
+    the other inputs as ``forward`` got them.
     """
     shapes = Shapes.of(k, v, decay, table)
     q, k, v, decay, d_out = (x.contiguous() for x in (q, k, v, decay, d_out.to(v.dtype)))
     launch = tuned("ssd_gradients", v.device, **shapes.launch_key(v.dtype))
     tile = launch["TILE"] = min(launch["TILE"], table.size)
-    leaving = enter_segments(q, d_out, decay, table, d_final, reverse=True)
     states = pass_states(k, v, decay, table, entering, tile)
     back = walk_back(q, k, v, decay, d_out, table, leaving, tile)
 

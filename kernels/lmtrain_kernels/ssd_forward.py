@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 
 from lmtrain_kernels.dots import add_dot, dot
-from lmtrain_kernels.ssd_segments import enter_segments
 from lmtrain_kernels.ssd_tiles import (
     Shapes,
     cumulate,
@@ -37,38 +36,33 @@ class Outputs(NamedTuple):
     """``[t, h, vd]``, dtype of ``v``."""
     final: Tensor
     """``[h, kd, vd]`` fp32, after the last document."""
-    entering: Tensor
-    """``[m, h, kd, vd]`` fp32: the states that enter the first m segments; others start at zero.
-    All segments where a document is cut into several, else one with an initial state, else none."""
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, table: ChunkTable, initial: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, table: ChunkTable, entering: Tensor
 ) -> Outputs:
     """Outputs ``o_t = S_t^T q_t`` of ``S_t = e^(g_t) S_(t-1) + k_t v_t^T``, and the last state.
 
-    ``q, k [t, g, kd]``, ``v [t, h, vd]``, log decay ``[t, h]``; ``initial [h, kd, vd]`` enters the
-    first document. Raises ValueError for shapes that do not fit (``Shapes.of``).
+    ``q, k [t, g, kd]``, ``v [t, h, vd]``, log decay ``[t, h]``; ``entering [m, h, kd, vd]`` enters
+    the first m segments. Raises ValueError for shapes that do not fit (``Shapes.of``).
     """
     shapes = Shapes.of(k, v, decay, table)
     q, k, v, decay = (x.contiguous() for x in (q, k, v, decay))
-    entering = enter_segments(k, v, decay, table, initial, reverse=False)
     out = torch.empty_like(v)
     final = v.new_empty(shapes.heads, shapes.key, shapes.value, dtype=torch.float32)
     launch = tuned("ssd_forward", v.device, **shapes.launch_key(v.dtype))
     launch["BLOCK"] = min(launch["BLOCK"], power_of_two(shapes.value))
-    segments = len(table.segments)
-    grid = (segments * shapes.heads, triton.cdiv(shapes.value, launch["BLOCK"]))
+    grid = (len(table.segments) * shapes.heads, triton.cdiv(shapes.value, launch["BLOCK"]))
     _forward[grid](
-        q, k, v, decay, out, entering, final, table.chunks, table.segments, len(entering), segments,
-        shapes.tokens,
+        q, k, v, decay, out, entering, final, table.chunks, table.segments, len(entering),
+        table.last, shapes.tokens,
         GROUPS=shapes.groups, HEADS=shapes.heads, KEY=shapes.key, VALUE=shapes.value,
         PADDED_KEY=power_of_two(shapes.key), **launch,
     )  # fmt: skip
-    return Outputs(out, final, entering)
+    return Outputs(out, final)
 
 
-@triton.jit(do_not_specialize=["entered", "num_segments", "num_tokens"])
+@triton.jit(do_not_specialize=["entered", "last_segment", "num_tokens"])
 def _forward(
     q,
     k,
@@ -80,7 +74,7 @@ def _forward(
     chunks,
     segments,
     entered,
-    num_segments,
+    last_segment,
     num_tokens,
     GROUPS: tl.constexpr,
     HEADS: tl.constexpr,
@@ -127,5 +121,5 @@ def _forward(
         store_rows(out + row * VALUE, at_value, rows, columns, left, O, VALUE, BLOCK)
         V_out = (V * tl.exp2(whole - total)[:, None]).to(V.dtype)
         S = add_dot(S * tl.exp2(whole), tl.trans(K), V_out)
-    if segment == num_segments - 1:
+    if segment == last_segment:
         tl.store(final + head * KEY * VALUE + at_state, S, mask=in_state)

@@ -58,7 +58,7 @@ def walk_back(
     leaving: Tensor,
     tile: int,
 ) -> Reversed:
-    """From the gradients ``leaving [m, h, kd, vd]`` of the states that leave the last m segments.
+    """From the gradients ``leaving [m, h, kd, vd]`` of ``enter_segments`` in reverse.
 
     The two terms of the decay's gradient are sums over columns of the state: each of the ``blocks``
     of columns that programs take gives its part.
@@ -77,14 +77,14 @@ def walk_back(
     )
     _walk_back[(segments * shapes.heads, blocks)](
         *(q, k, v, decay, d_out, leaving, *result, table.chunks, table.segments),
-        *(len(leaving), segments, shapes.tokens),
+        *(0 if table.cut else table.last, len(leaving), shapes.tokens),
         GROUPS=shapes.groups, HEADS=shapes.heads, KEY=shapes.key, VALUE=shapes.value,
         PADDED_KEY=power_of_two(shapes.key), SIZE=table.size, TILE=tile, **launch,
     )  # fmt: skip
     return result
 
 
-@triton.jit(do_not_specialize=["leaves", "num_segments", "num_tokens"])
+@triton.jit(do_not_specialize=["from_segment", "leaves", "num_tokens"])
 def _walk_back(
     q,
     k,
@@ -99,8 +99,8 @@ def _walk_back(
     given,
     chunks,
     segments,
+    from_segment,
     leaves,
-    num_segments,
     num_tokens,
     GROUPS: tl.constexpr,
     HEADS: tl.constexpr,
@@ -121,9 +121,9 @@ def _walk_back(
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     at_state = wide[:, None] * VALUE + columns
     in_state = state_mask(wide, columns, KEY, VALUE, PADDED_KEY, BLOCK)
-    place = segment - num_segments + leaves
+    place = segment - from_segment
     dS = tl.zeros([PADDED_KEY, BLOCK], tl.float32)
-    if place >= 0:
+    if (place >= 0) & (place < leaves):
         leaving += (place.to(tl.int64) * HEADS + head) * KEY * VALUE
         dS = tl.load(leaving + at_state, mask=in_state, other=0.0)
 

@@ -37,40 +37,56 @@ class Summary(NamedTuple):
     """What segments do to a state: ``S -> transition S + state``, fp32."""
 
     transition: Tensor
-    """``[s, h]``."""
+    """``[m, h]`` of the linked segments."""
     state: Tensor
-    """``[s, h, kd, vd]``."""
+    """``[m, h, kd, vd]``."""
+
+
+def summarize_segments(
+    x: Tensor, y: Tensor, decay: Tensor, table: ChunkTable, *, reverse: bool
+) -> Summary:
+    """What each linked segment does to a state that it is entered by; of none if none is cut."""
+    return _summarize(x, y, decay, table, table.linked, reverse=reverse)
+
+
+def enter_segments(
+    summary: Summary, table: ChunkTable, edge: Tensor | None, *, reverse: bool
+) -> Tensor:
+    """``[m, h, kd, vd]`` fp32: the states that enter the linked segments; zero enters the others.
+
+    ``edge [h, kd, vd]`` enters the first document (in reverse the last). Where no document is cut,
+    that of the first segment (the last) if there is an edge, else none.
+    """
+    if table.cut:
+        entering = torch.empty_like(summary.state)
+        edge = None if edge is None else edge.float().contiguous()
+        _launch_scan(summary, table.documents, edge, entering, None, reverse)
+        return entering
+    if edge is None:
+        return summary.state
+    return edge[None].to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def span_state(
-    k: Tensor, v: Tensor, decay: Tensor, table: ChunkTable, *, alive: bool
+    k: Tensor, v: Tensor, decay: Tensor, table: ChunkTable, summary: Summary, *, alive: bool
 ) -> tuple[Tensor, Tensor]:
     """What the last document does to a state: ``(transition [h], state [h, kd, vd])``, fp32.
 
     The transition is zero unless ``alive``: the document must have begun before the span.
+    ``summary`` of the linked segments.
     """
-    summary = _of_document(k, v, decay, table, reverse=False)
-    return summary.transition[0] * alive, summary.state[0]
+    last = _of_document(k, v, decay, table, summary, reverse=False)
+    return last.transition[0] * alive, last.state[0]
 
 
-def cosummary(q: Tensor, decay: Tensor, d_out: Tensor, table: ChunkTable) -> Tensor:
-    """``[h, kd, vd]`` fp32: gradient of the state entering the first document, by its outputs."""
-    return _of_document(q, d_out, decay, table, reverse=True).state[0]
-
-
-def enter_segments(
-    x: Tensor, y: Tensor, decay: Tensor, table: ChunkTable, edge: Tensor | None, *, reverse: bool
+def cosummary(
+    q: Tensor, decay: Tensor, d_out: Tensor, table: ChunkTable, summary: Summary
 ) -> Tensor:
-    """``[m, h, kd, vd]`` fp32: the states entering the first m segments (in reverse the last m).
+    """``[h, kd, vd]`` fp32: gradient of the state entering the first document, by its outputs.
 
-    Others are entered by zero. ``edge [h, kd, vd]`` enters the first document (in reverse the
-    last); m is all segments where a document has several, else 1 with an edge and 0 without.
+    ``summary`` of the linked segments in reverse, over ``q`` and ``d_out``.
     """
-    if table.cut:
-        return _enter_pieces(_summarize(x, y, decay, table, reverse=reverse), table, edge, reverse)
-    if edge is None:
-        return y.new_empty(0, y.shape[1], x.shape[2], y.shape[2], dtype=torch.float32)
-    return edge[None].to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return _of_document(q, d_out, decay, table, summary, reverse=True).state[0]
 
 
 def pass_states(
@@ -82,49 +98,33 @@ def pass_states(
     """
     tiles = len(table.chunks) * (table.size // tile)
     states = v.new_empty(tiles, v.shape[1], k.shape[2], v.shape[2])
-    _launch(k, v, decay, table, entering=entering, states=states, tile=tile, reverse=False)
+    segments = table.segments
+    _launch(k, v, decay, table, segments, entering=entering, states=states, tile=tile)
     return states
 
 
 def _of_document(
-    x: Tensor, y: Tensor, decay: Tensor, table: ChunkTable, *, reverse: bool
+    x: Tensor, y: Tensor, decay: Tensor, table: ChunkTable, summary: Summary, *, reverse: bool
 ) -> Summary:
     """Of the last document (in reverse the first), as if it were one segment."""
+    rows = slice(0, 1) if reverse else slice(-1, None)
     if not table.cut:
-        edge = 0 if reverse else len(table.segments) - 1
-        table = table._replace(segments=table.segments[edge : edge + 1])
-        return _summarize(x, y, decay, table, reverse=reverse)
-    edge = 0 if reverse else len(table.documents) - 1
-    pieces = _summarize(x, y, decay, table, reverse=reverse, bounds=table.documents[edge])
-    whole = Summary(*(torch.empty_like(part[:1]) for part in pieces))
-    _launch_scan(pieces, table.documents[edge : edge + 1], None, None, whole, reverse)
+        return _summarize(x, y, decay, table, table.segments[rows], reverse=reverse)
+    whole = Summary(*(torch.empty_like(part[:1]) for part in summary))
+    _launch_scan(summary, table.documents[rows], None, None, whole, reverse)
     return whole
 
 
 def _summarize(
-    x: Tensor,
-    y: Tensor,
-    decay: Tensor,
-    table: ChunkTable,
-    *,
-    reverse: bool,
-    bounds: Tensor | None = None,
+    x: Tensor, y: Tensor, decay: Tensor, table: ChunkTable, segments: Tensor, *, reverse: bool
 ) -> Summary:
-    """Of each segment, or only of those in ``bounds [2]``."""
-    segments, heads = len(table.segments), y.shape[1]
-    state = y.new_empty(segments, heads, x.shape[2], y.shape[2], dtype=torch.float32)
-    transition = y.new_empty(segments, heads, dtype=torch.float32)
-    summary = Summary(transition, state)
-    _launch(x, y, decay, table, summary=summary, bounds=bounds, reverse=reverse)
+    """Of ``segments [m, 2]``."""
+    count, heads = len(segments), y.shape[1]
+    state = y.new_empty(count, heads, x.shape[2], y.shape[2], dtype=torch.float32)
+    summary = Summary(y.new_empty(count, heads, dtype=torch.float32), state)
+    if count:
+        _launch(x, y, decay, table, segments, summary=summary, reverse=reverse)
     return summary
-
-
-def _enter_pieces(pieces: Summary, table: ChunkTable, edge: Tensor | None, reverse: bool) -> Tensor:
-    """``[s, h, kd, vd]`` fp32: the state that enters each segment of the walk."""
-    entering = torch.empty_like(pieces.state)
-    edge = None if edge is None else edge.float().contiguous()
-    _launch_scan(pieces, table.documents, edge, entering, None, reverse)
-    return entering
 
 
 def _launch(
@@ -132,10 +132,10 @@ def _launch(
     y: Tensor,
     decay: Tensor,
     table: ChunkTable,
+    segments: Tensor,
     *,
-    reverse: bool,
+    reverse: bool = False,
     summary: Summary | None = None,
-    bounds: Tensor | None = None,
     entering: Tensor | None = None,
     states: Tensor | None = None,
     tile: int | None = None,
@@ -145,16 +145,15 @@ def _launch(
     launch["TILE"] = tile or min(launch["TILE"], table.size)
     launch["BLOCK"] = min(launch["BLOCK"], power_of_two(shapes.value))
     launch["BLOCK_KEY"] = min(launch["BLOCK_KEY"], power_of_two(shapes.key))
-    segments = len(table.segments)
     grid = (
-        segments * shapes.heads,
+        len(segments) * shapes.heads,
         triton.cdiv(shapes.value, launch["BLOCK"]),
         triton.cdiv(shapes.key, launch["BLOCK_KEY"]),
     )
     _walk[grid](
         *(x.contiguous(), y.contiguous(), decay.contiguous(), entering, states),
         *(summary or (None, None)),
-        *(bounds, table.chunks, table.segments, 0 if entering is None else len(entering)),
+        *(table.chunks, segments, 0 if entering is None else len(entering)),
         GROUPS=shapes.groups, HEADS=shapes.heads, KEY=shapes.key, VALUE=shapes.value,
         SIZE=table.size, REVERSE=reverse, **launch,
     )  # fmt: skip
@@ -162,7 +161,7 @@ def _launch(
 
 @triton.jit(
     do_not_specialize=["entered"],
-    do_not_specialize_on_alignment=["bounds", "segments"],  # a row of a table: 8 bytes
+    do_not_specialize_on_alignment=["segments"],  # a row of a table: 8 bytes
 )
 def _walk(
     x,
@@ -172,7 +171,6 @@ def _walk(
     states,
     transition,
     ends,
-    bounds,
     chunks,
     segments,
     entered,
@@ -191,9 +189,6 @@ def _walk(
     Keeps ``states`` where each tile begins, or ``transition`` and ``ends`` of the whole segment.
     """
     segment, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
-    if bounds is not None:  # noqa: SIM102
-        if (segment < tl.load(bounds)) | (segment >= tl.load(bounds + 1)):
-            return
     group = head // (HEADS // GROUPS)
     first, last = tl.load(segments + 2 * segment), tl.load(segments + 2 * segment + 1)
     start, stop = tl.load(chunks + 2 * first), tl.load(chunks + 2 * last - 1)

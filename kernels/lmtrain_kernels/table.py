@@ -22,22 +22,32 @@ class ChunkTable(NamedTuple):
 
     A chunk is at most ``size`` consecutive tokens of one document: every document opens a chunk. A
     segment is the run of consecutive chunks of one document that one program walks from end to end;
-    a document has several where it is long and the card would otherwise stand idle.
+    a document has several where it is long and the card would otherwise stand idle. States are
+    handed from one to the next of these; what many short documents beside them would hand on is
+    never computed, since each state takes as much memory as a chunk or two.
     """
 
     chunks: Tensor
     """``[n, 2]``: the first token, and the one after the last."""
     segments: Tensor
-    """``[s, 2]``: the first chunk, and the one after the last."""
+    """``[s, 2]``: the first chunk, and the one after the last; the ``linked`` before all others."""
+    linked: Tensor
+    """``[m, 2]``: the segments of ``documents``."""
     documents: Tensor
-    """``[d, 2]``: the first segment, and the one after the last."""
+    """``[d, 2]``: the first segment, and the one after the last, of every document that is cut, and
+    of the first and the last one of the span; of none where no document is cut."""
     size: int
     """Tokens of a whole chunk."""
 
     @property
     def cut(self) -> bool:
         """Whether a document has several segments."""
-        return self.segments.shape[0] > self.documents.shape[0]  # len() would fix both in a graph
+        return self.linked.shape[0] > 0  # len() would fix it in a graph
+
+    @property
+    def last(self) -> int:
+        """The segment that ends the span; 0 is the one that opens it."""
+        return len(self.linked if self.cut else self.segments) - 1
 
     @classmethod
     def build(
@@ -59,10 +69,16 @@ class ChunkTable(NamedTuple):
         last = count.cumsum()
         segments = _cut(last - count, last, segment or max(1, len(chunks)))
         pieces = -(-count // (segment or max(1, len(chunks))))
-        last = pieces.cumsum()
-        documents = np.stack([last - pieces, last], 1)
-        tables = (torch.from_numpy(x.astype(np.int32)) for x in (chunks, segments, documents))
-        return cls(*(x.to(device, non_blocking=True) for x in tables), size=size)
+        joined = pieces > 1
+        if joined.any():
+            joined[[0, -1]] = True  # what enters and leaves the span passes through these
+        of_joined = np.repeat(joined, pieces)
+        linked = segments[of_joined]
+        segments = np.concatenate([linked, segments[~of_joined]])
+        last = pieces[joined].cumsum()
+        documents = np.stack([last - pieces[joined], last], 1)
+        tables = (x.astype(np.int32) for x in (chunks, segments, linked, documents))
+        return cls(*(torch.from_numpy(x).to(device, non_blocking=True) for x in tables), size=size)
 
 
 def segment_chunks(

@@ -9,23 +9,30 @@ import torch
 from lmtrain.ops.chunk_tables import SpanTable, span_table
 from lmtrain.ops.gated_delta import GatedDelta
 from lmtrain.ops.recurrence import AffineState, Carry, Recurrence
-from lmtrain_kernels.delta_backward import begin_backward, pass_d_states, span_cosummary
+from lmtrain_kernels.delta_backward import (
+    begin_backward,
+    cosummarize_segments,
+    leave_segments,
+    pass_d_states,
+    span_cosummary,
+)
 from lmtrain_kernels.delta_gradients import gradients
 from lmtrain_kernels.delta_outputs import outputs
 from lmtrain_kernels.delta_prepare import CHUNK, Prepared, prepare, recompute
-from lmtrain_kernels.delta_states import States, pass_states, span_state
+from lmtrain_kernels.delta_states import (
+    States,
+    Summary,
+    enter_segments,
+    pass_states,
+    span_state,
+    summarize_segments,
+)
 from lmtrain_kernels.gated_delta import gated_delta
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
-
-COLUMNS = 64
-"""Of a state, that one program holds."""
-WORTH = 4
-"""Segments of a document from which on cutting pays: summaries walk keys beside values, twice the
-columns of a state, and make ``w`` and ``u`` again."""
 
 
 class _Inputs(NamedTuple):
@@ -53,6 +60,7 @@ class _Forward(NamedTuple):
 
     inputs: _Inputs
     prepared: Prepared
+    summary: Summary
 
 
 class _Backward(NamedTuple):
@@ -63,6 +71,8 @@ class _Backward(NamedTuple):
     states: States
     d_out: Tensor
     d_written: Tensor
+    transition: Tensor
+    local: Tensor
 
 
 class TritonGatedDelta(Recurrence[SpanTable, _Forward, _Backward]):
@@ -87,17 +97,18 @@ class TritonGatedDelta(Recurrence[SpanTable, _Forward, _Backward]):
 
     def grid(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> SpanTable:
         """Chunks of 64 tokens."""
-        heads, width = inputs[2].shape[1:]
-        return layout.derive(span_table, CHUNK, heads * -(-width // COLUMNS), WORTH)
+        return span_table(layout, inputs[2], CHUNK, "delta_segments")
 
     def begin(self, inputs: tuple[Tensor, ...], grid: SpanTable) -> _Forward:
-        """The triangular systems, solved."""
+        """The triangular systems, solved, and what links the segments of long documents."""
         x = _Inputs.of(inputs).packed()
-        return _Forward(x, prepare(x.k, x.v, x.decay, x.beta, grid.table))
+        prepared = prepare(x.k, x.v, x.decay, x.beta, grid.table)
+        return _Forward(x, prepared, summarize_segments(x.k, prepared, grid.table))
 
     def summary(self, work: _Forward, grid: SpanTable, *, alive: bool) -> AffineState:
         """Transition ``[h, k, k]`` and state ``[h, k, v]``."""
-        return AffineState(*span_state(work.inputs.k, work.prepared, grid.table, alive=alive))
+        x, prepared, summary = work
+        return AffineState(*span_state(x.k, prepared, grid.table, summary, alive=alive))
 
     def inside(self, work: _Forward) -> Tensor:
         """Nothing: outputs come from one kernel, once the states are known."""
@@ -110,14 +121,13 @@ class TritonGatedDelta(Recurrence[SpanTable, _Forward, _Backward]):
         initial: Tensor | None,
         grid: SpanTable,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Keeps the solved systems, and the states that entered segments, or the span."""
-        x, prepared = work
-        initial = initial if grid.continues else None
-        states = pass_states(x.k, prepared, grid.table, initial)
+        """Keeps the solved systems, what links segments, and the states that entered them."""
+        x, prepared, summary = work
+        entering = enter_segments(summary, grid.table, initial if grid.continues else None)
+        states = pass_states(x.k, prepared, grid.table, entering)
         out = outputs(x.q, x.k, prepared.total, states.states, states.written, grid.table)
-        entered = initial if states.entering is None else states.entering
-        kept = [] if entered is None else [entered]
-        return out, states.final, (prepared.total, prepared.inverse, *kept)
+        kept = prepared.total, prepared.inverse, summary.transition, entering
+        return out, states.final, kept
 
     def begin_backward(
         self,
@@ -127,27 +137,30 @@ class TritonGatedDelta(Recurrence[SpanTable, _Forward, _Backward]):
         grid: SpanTable,
     ) -> _Backward:
         """The states again, and what the outputs of each chunk ask of what it wrote."""
-        x, (total, inverse, *rest), table = _Inputs.of(inputs).packed(), kept, grid.table
-        w, u = recompute(x.k, x.v, x.beta, total, inverse, table)
-        prepared, d_out = Prepared(total, inverse, w, u), d_out.contiguous()
-        entered = rest[0] if rest else None
-        states = pass_states(x.k, prepared, table, entered, entered if table.cut else None)
+        x, (total, inverse, transition, entering) = _Inputs.of(inputs).packed(), kept
+        table, d_out = grid.table, d_out.contiguous()
+        prepared = Prepared(total, inverse, *recompute(x.k, x.v, x.beta, total, inverse, table))
+        states = pass_states(x.k, prepared, table, entering)
         d_written = begin_backward(x.q, x.k, total, d_out, table)
-        return _Backward(x, prepared, states, d_out, d_written)
+        local = cosummarize_segments(x.q, x.k, prepared, d_out, d_written, table)
+        return _Backward(x, prepared, states, d_out, d_written, transition, local)
 
     def cosummary(self, work: _Backward, grid: SpanTable) -> Tensor:
         """``[h, k, v]``."""
-        x, prepared, _, d_out, d_written = work
-        d_state = span_cosummary(x.q, x.k, prepared, d_out, d_written, grid.table)
+        x, prepared, _, d_out, d_written, transition, local = work
+        d_state = span_cosummary(
+            x.q, x.k, prepared, d_out, d_written, grid.table, transition, local
+        )
         return d_state if grid.continues else torch.zeros_like(d_state)
 
     def finish_backward(
         self, work: _Backward, d_final: Tensor | None, grid: SpanTable
     ) -> tuple[list[Tensor], Tensor]:
         """Of ``q, k, v, decay, beta``."""
-        (q, k, v, _, beta), prepared, states, d_out, d_written = work
+        (q, k, v, _, beta), prepared, states, d_out, d_written, transition, local = work
+        leaving = leave_segments(transition, local, grid.table, d_final)
         d_states, d_written, d_initial = pass_d_states(
-            q, k, prepared, d_out, d_written, grid.table, d_final
+            q, k, prepared, d_out, d_written, grid.table, leaving
         )
         of_inputs = gradients(
             *(q, k, v, beta, prepared, states.states, states.written),

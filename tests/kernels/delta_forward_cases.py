@@ -8,7 +8,12 @@ from torch import Tensor
 from lmtrain_kernels.delta_forward import forward
 from lmtrain_kernels.delta_outputs import outputs
 from lmtrain_kernels.delta_prepare import Prepared, prepare, recompute
-from lmtrain_kernels.delta_states import pass_states, span_state
+from lmtrain_kernels.delta_states import (
+    enter_segments,
+    pass_states,
+    span_state,
+    summarize_segments,
+)
 from lmtrain_kernels.table import ChunkTable
 
 TOKENS, GROUPS, HEADS = 700, 2, 4
@@ -43,15 +48,22 @@ def _usual(dtype: torch.dtype) -> None:
     prepared = _prepared(128, 128, dtype)
     prepare(k, v, total, total, WHOLE)
     recompute(k, v, total, total, prepared.inverse, WHOLE)
-    span_state(k, prepared, CUT, alive=True)
-    states = pass_states(k, prepared, CUT, None).states
+    summary = summarize_segments(k, prepared, CUT)
+    span_state(k, prepared, CUT, summary, alive=True)
+    entering = enter_segments(summary, CUT, None)
+    states = pass_states(k, prepared, CUT, entering).states
     outputs(k, k, total, states, v, WHOLE)
-    pass_states(_key(64, dtype), _prepared(64, 64, dtype), CUT, None)
+    _pass_states(64, 64, dtype)
 
 
 def _wide(dtype: torch.dtype) -> None:
     """The states of wide keys."""
-    pass_states(_key(256, dtype), _prepared(256, 64, dtype), WHOLE, None)
+    _pass_states(256, 64, dtype)
+
+
+def _pass_states(key: int, value: int, dtype: torch.dtype) -> None:
+    entering = torch.zeros(1, HEADS, key, value)
+    pass_states(_key(key, dtype), _prepared(key, value, dtype), WHOLE, entering)
 
 
 def _key(width: int, dtype: torch.dtype) -> Tensor:

@@ -44,6 +44,7 @@ CASES = {
     "strong decay": Case((100, 30), heads=1, decay="strong", continues=True),
     "weak decay": Case((190,), heads=1, decay="weak", beta="small"),
     "segments": Case((330, 65, 130), segment=2, decay="weak", heads=1, continues=True),
+    "a long document among short ones": Case((5, 70, 130, 3, 20), segment=2, continues=True),
     "one token": Case((1,), continues=True),
     "odd head sizes": Case((70, 9), heads=1, key=48, value=96, continues=True),
     "wide keys": Case((67,), heads=1, key=256, value=64, continues=True),
@@ -108,7 +109,9 @@ def phases(inputs: Inputs, table: ChunkTable) -> Phases:
     q, k = (x.repeat_interleave(shared, 1).transpose(0, 1) for x in (q, k))  # [h, t, kd]
     v, decay, beta = v.transpose(0, 1), decay.mT, beta.mT
     zero = v.new_zeros(v.shape[0], k.shape[2], v.shape[2])
-    opening = {int(table.segments[first, 0]) for first, _ in table.documents.tolist()}
+    alone = range(len(table.linked), len(table.segments))
+    begins = [first for first, _ in table.documents.tolist()] + list(alone)
+    opening = {int(table.segments[first, 0]) for first in begins}
     found: list[tuple[Tensor, ...]] = []
     states: list[Tensor] = []
     state = zero

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from lmtrain.layout import SequenceLayout
 from lmtrain.ops import reference
-from lmtrain_kernels.ssd import backward, forward, span_state
+from lmtrain_kernels.ssd_backward import backward
+from lmtrain_kernels.ssd_forward import forward
+from lmtrain_kernels.ssd_segments import enter_segments, span_state, summarize_segments
 from lmtrain_kernels.table import ChunkTable
 
 
@@ -42,6 +44,9 @@ CASES = {
     "weak decay": Case((150,), decay="weak", continues=True),
     "no decay": Case((130,), decay="none", continues=True),
     "segments": Case((90, 30, 50), segment=2, size=16, decay="weak", key=16, continues=True),
+    "a long document among short ones": Case(
+        (5, 30, 50, 3, 20), segment=2, size=16, key=16, value=16, decay="weak", continues=True
+    ),
     "segments from nothing": Case((65, 140), segment=1, key=16, value=16),
     "one token": Case((1,), heads=8, key=16, value=16, continues=True),
     "chunks of 128": Case((200, 30), size=128, continues=True),
@@ -141,8 +146,13 @@ def launch(key: int, value: int, dtype: torch.dtype) -> None:
     q, v = q.to(dtype), v.to(dtype)
     chunks = ChunkTable.build((256,), 64, segment=2)
     initial = torch.zeros(8, key, value)
-    entering = forward(q, q, v, decay, chunks, initial).entering
-    backward(q, q, v, decay, v, chunks, entering, initial)
+    walk = q, v, decay, chunks
+    entering, leaving = (
+        enter_segments(summarize_segments(*walk, reverse=back), chunks, initial, reverse=back)
+        for back in (False, True)
+    )
+    forward(q, q, v, decay, chunks, entering)
+    backward(q, q, v, decay, v, chunks, entering, leaving)
 
 
 def of_spans() -> None:
@@ -151,4 +161,5 @@ def of_spans() -> None:
     for lengths in ((100, 156), (60, 40, 156)):
         for segment in (None, 1):
             chunks = ChunkTable.build(lengths, 64, segment=segment)
-            span_state(k, v, decay, chunks, alive=True)
+            summary = summarize_segments(k, v, decay, chunks, reverse=False)
+            span_state(k, v, decay, chunks, summary, alive=True)

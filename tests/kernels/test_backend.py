@@ -6,6 +6,7 @@ import pkgutil
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import backend_cases
 import pytest
@@ -50,7 +51,7 @@ from lmtrain.ops.self_check import check_kernels
 from lmtrain.parallelize import rematerialize
 from lmtrain.settings.engine import Remat
 from lmtrain_kernels import gated_norm, short_conv, ssd_tiles
-from lmtrain_kernels.table import LEAST_SEGMENT, segment_chunks
+from lmtrain_kernels.table import LEAST_SEGMENT, ChunkTable, segment_chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,11 +98,23 @@ def test_triton_phases_equal_those_of_torch(name: str, layout: SequenceLayout) -
     _compare_phases(name, layout)
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_triton_phases_go_through_segments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Documents cut after every chunk, as where a card would stand idle."""
+@pytest.mark.parametrize(
+    ("name", "walks"),
+    [
+        ("gated_delta", ("delta_states._summarize", "delta_backward._cosummaries")),
+        ("ssd", ("ssd_segments._summarize",)),
+    ],
+)
+def test_triton_phases_go_through_segments(
+    name: str, walks: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Documents cut after every chunk, as where a card would stand idle; all summarized once."""
     monkeypatch.setattr("lmtrain.ops.chunk_tables.segment_chunks", lambda *_: 1)
+    counted = [Mock(wraps=pkgutil.resolve_name(f"lmtrain_kernels.{walk}")) for walk in walks]
+    for walk, count in zip(walks, counted, strict=True):
+        monkeypatch.setattr(f"lmtrain_kernels.{walk}", count)
     _compare_phases(name, SequenceLayout((0, 110, 120), 40, 120))
+    assert sum(count.call_count for count in counted) == 2  # forward and backward
 
 
 @pytest.mark.parametrize(
@@ -125,6 +138,20 @@ def test_documents_are_cut_where_a_card_of_132_multiprocessors_has_room(
     lengths: list[int], programs: int, worth: int, expected: int | None
 ) -> None:
     assert segment_chunks(lengths, 64, programs, 132, worth) == expected
+
+
+def test_short_documents_beside_a_long_one_hand_on_no_states() -> None:
+    """Else a row of thousands of documents would keep as many states."""
+    lengths = [20] * 300 + [1000] + [20] * 300
+    table = ChunkTable.build(lengths, 64, segment=8)
+    edges, long = [[0, 1], [615, 616]], [[300, 308], [308, 316]]
+    assert table.linked.tolist() == [edges[0], *long, edges[1]]
+    assert table.documents.tolist() == [[0, 1], [1, 3], [3, 4]]
+    assert torch.equal(table.segments[:4], table.linked)
+    assert len(table.segments) == len(lengths) + 1
+    assert (table.cut, table.last) == (True, 3)
+    whole = ChunkTable.build(lengths, 64, segment=None)
+    assert (len(whole.linked), whole.cut, whole.last) == (0, False, 600)
 
 
 def _compare_phases(name: str, layout: SequenceLayout) -> None:
@@ -417,9 +444,9 @@ def test_right_kernels_pass_their_self_check(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "scan"),
     [
-        ("gated_delta", "lmtrain_kernels.delta_states.enter_segments"),
-        ("gated_delta", "lmtrain_kernels.delta_backward._cosummaries"),
-        ("ssd", "lmtrain_kernels.ssd_segments._enter_pieces"),
+        ("gated_delta", "lmtrain_kernels.delta_forward.enter_segments"),
+        ("gated_delta", "lmtrain_kernels.gated_delta.cosummarize_segments"),
+        ("ssd", "lmtrain_kernels.ssd.enter_segments"),
     ],
 )
 def test_a_wrong_state_between_segments_is_refused(
@@ -427,7 +454,12 @@ def test_a_wrong_state_between_segments_is_refused(
 ) -> None:
     """Where a card would be idle without segments, what links them is checked too."""
     right = pkgutil.resolve_name(scan)
-    monkeypatch.setattr(scan, lambda *args, **named: 1.2 * right(*args, **named))
+
+    def wrong(*args: Any, **named: Any) -> Tensor:
+        [table] = (x for x in args if isinstance(x, ChunkTable))
+        return (1.2 if table.cut else 1) * right(*args, **named)
+
+    monkeypatch.setattr(scan, wrong)
     monkeypatch.setattr(self_check, "LAYOUT", SequenceLayout((0, 7, 9), 5, 9))
     spoiled = replace(operations(Backend.triton), by=f"{scan}, spoiled")
     with pytest.raises(RuntimeError, match=f"{scan}, spoiled is wrong"):

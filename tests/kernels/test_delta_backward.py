@@ -10,7 +10,13 @@ from cards import DEVICE
 from delta_inputs import CASES, Inputs, Phases, draw, phases, relative_error, table
 from torch import Tensor
 
-from lmtrain_kernels.delta_backward import begin_backward, pass_d_states, span_cosummary
+from lmtrain_kernels.delta_backward import (
+    begin_backward,
+    cosummarize_segments,
+    leave_segments,
+    pass_d_states,
+    span_cosummary,
+)
 from lmtrain_kernels.delta_gradients import gradients
 from lmtrain_kernels.delta_prepare import Prepared
 
@@ -18,7 +24,10 @@ if TYPE_CHECKING:
     from lmtrain_kernels.table import ChunkTable
 
 TOLERANCE = 1e-4
-SOME = ["several documents", "grouped key heads", "strong decay", "segments", "odd head sizes"]
+SOME = [
+    *("several documents", "grouped key heads", "strong decay", "segments", "odd head sizes"),
+    "a long document among short ones",
+]
 """Of the cases; the whole operation is tested on all of them."""
 NAMES = ["q", "k", "v", "decay", "beta", "initial"]
 
@@ -41,19 +50,19 @@ def on_card(found: Phases) -> tuple[Prepared, Tensor, Tensor]:
 
 
 def transitions(k: Tensor, prepared: Prepared, chunks: ChunkTable) -> Tensor:
-    """``[s, h, kd, kd]`` of the segments, chunk by chunk."""
+    """``[m, h, kd, kd]`` of the linked segments, chunk by chunk."""
     total, _, w, _ = (x.double().cpu() for x in prepared)
     keys = k.double().cpu().repeat_interleave(w.shape[1] // k.shape[1], 1)
-    found: list[Tensor] = []
-    for first, last in chunks.segments.tolist():
+    found = [torch.empty(0, w.shape[1], w.shape[2], w.shape[2], dtype=torch.float64)]
+    for first, last in chunks.linked.tolist():
         transition = torch.eye(w.shape[2], dtype=torch.float64).expand(w.shape[1], -1, -1)
         for start, stop in chunks.chunks[first:last].tolist():
             outflow = (total[stop - 1] - total[start:stop]).exp()[..., None]
             written = -torch.einsum("chk,hkl->chl", w[start:stop], transition)
             carried = total[stop - 1].exp()[:, None, None] * transition
             transition = carried + torch.einsum("chk,chl->hkl", outflow * keys[start:stop], written)
-        found.append(transition)
-    return torch.stack(found).float().to(DEVICE)
+        found.append(transition[None])
+    return torch.cat(found).float().to(DEVICE)
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -71,10 +80,10 @@ def test_gradients(name: str) -> None:
     (prepared, states, written), d_out = on_card(found), d_out.to(DEVICE)
     transition = transitions(k, prepared, chunks)
     d_written = begin_backward(q, k, prepared.total, d_out, chunks)
+    local = cosummarize_segments(q, k, prepared, d_out, d_written, chunks)
+    leaving = leave_segments(transition, local, chunks, d_final.to(DEVICE) if ends else None)
     d_states, d_written, d_initial = pass_d_states(
-        *(q, k, prepared, d_out, d_written, chunks),
-        d_final.to(DEVICE) if ends else None,
-        transition,
+        *(q, k, prepared, d_out, d_written, chunks, leaving)
     )
     actual = gradients(
         *(q, k, v, beta, prepared, states, written, d_out, d_written, d_states, chunks)
@@ -83,7 +92,9 @@ def test_gradients(name: str) -> None:
         assert relative_error(a, b) < TOLERANCE, what
 
 
-@pytest.mark.parametrize("name", ["several documents", "segments"])
+@pytest.mark.parametrize(
+    "name", ["several documents", "segments", "a long document among short ones"]
+)
 def test_cosummary_is_of_the_first_document_alone(name: str) -> None:
     torch.manual_seed(1)
     case = CASES[name]
@@ -96,7 +107,6 @@ def test_cosummary_is_of_the_first_document_alone(name: str) -> None:
     (prepared, _, _), d_out = on_card(found), d_out.to(DEVICE)
     transition = transitions(inputs.k, prepared, chunks)
     d_written = begin_backward(inputs.q, inputs.k, prepared.total, d_out, chunks)
-    actual = span_cosummary(
-        *(inputs.q, inputs.k, prepared, d_out, d_written, chunks, transition),
-    )
+    span = inputs.q, inputs.k, prepared, d_out, d_written, chunks
+    actual = span_cosummary(*span, transition, cosummarize_segments(*span))
     assert relative_error(actual, expected) < TOLERANCE

@@ -20,8 +20,9 @@ from ssd_cases import (
 )
 from torch import Tensor
 
-from lmtrain_kernels.ssd import cosummary, span_state, ssd
+from lmtrain_kernels.ssd import ssd
 from lmtrain_kernels.ssd_backward import _splits
+from lmtrain_kernels.ssd_segments import cosummary, span_state, summarize_segments
 from lmtrain_kernels.ssd_tiles import Shapes
 
 TOLERANCE = 1e-4
@@ -102,11 +103,13 @@ def test_16_bits(decay: str) -> None:
 def test_state_of_a_span(name: str) -> None:
     case = CASES[name]
     inputs = draw(case)
-    transition, state = span_state(*inputs[1:4], table(case), alive=True)
+    span = *inputs[1:4], table(case)
+    summary = summarize_segments(*span, reverse=False)
+    transition, state = span_state(*span, summary, alive=True)
     alone, tokens = last_document(case, exact(inputs))
     assert relative_error(state, naive(alone, tokens)[1]) < TOLERANCE
     torch.testing.assert_close(transition.cpu().double(), tokens.decay.sum(0).exp())
-    dead, same = span_state(*inputs[1:4], table(case), alive=False)
+    dead, same = span_state(*span, summary, alive=False)
     assert not dead.any()
     assert torch.equal(same, state)
 
@@ -117,7 +120,9 @@ def test_gradient_of_what_enters_a_span(name: str) -> None:
     case = CASES[name]
     inputs = draw(case)
     d_out = torch.randn_like(inputs.v)
-    have = cosummary(inputs.q, inputs.decay, d_out, table(case))
+    chunks = table(case)
+    summary = summarize_segments(inputs.q, d_out, inputs.decay, chunks, reverse=True)
+    have = cosummary(inputs.q, inputs.decay, d_out, chunks, summary)
     alone, reference = first_document(case, exact(inputs))
     assert reference.initial is not None
     out, _ = naive(alone, reference._replace(initial=reference.initial.requires_grad_()))
@@ -174,9 +179,9 @@ def test_compiles_ahead_of_time(function: str, card: int) -> None:
 
 @pytest.mark.slow
 def test_where_a_document_begins_compiles_nothing_again() -> None:
-    """A walk of one segment, a walk of those of a document, and their scan."""
+    """A walk of segments, and their scan: of those that enter each, and of a whole document."""
     kernels = compiled("ssd_cases", "of_spans", USUAL)
-    assert sorted(kernel["name"] for kernel in kernels) == ["_scan", "_walk", "_walk"]
+    assert sorted(kernel["name"] for kernel in kernels) == ["_scan", "_walk"]
 
 
 @pytest.mark.parametrize(("tokens", "splits"), [(8192, 4), (32768, 1), (512, 8)])
