@@ -235,7 +235,8 @@ def _through_hydra(name: str) -> int:
     if not {"-m", "--multirun"} & set(sys.argv):
         sys.argv[1:] = map(quoted, sys.argv[1:])
     elif trains and not any(word.startswith("hydra/sweeper=") for word in sys.argv):
-        sys.argv.append("hydra/sweeper=lmtrain")
+        overrides = (i for i, word in enumerate(sys.argv) if "=" in word and word[0] not in "-/")
+        sys.argv.insert(next(overrides, len(sys.argv)), "hydra/sweeper=lmtrain")
     # From 3.14 on argparse reads help when an argument is added. A flag of Hydra has one that is
     # no text until it is asked for (https://github.com/facebookresearch/hydra/issues/3121).
     ArgumentParser._check_help = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]

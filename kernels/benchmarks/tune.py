@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from time import time
@@ -52,11 +53,9 @@ class Tuning:
         self.work, self.launches = work, launches
         self.card, self.clock = capability(work.device), Clock(work.device)
         self.cases = list({case.sizes: case for case in reversed(work.cases(operation))}.values())
-        self.steps: list[Stages] = []
         self.trials: list[Trial] = []
-        for number, case in enumerate(self.cases):
+        for number in range(len(self.cases)):
             before = set(launches.asked)
-            self.steps.append(_step(case, work.device))
             self.seconds(number, repeats=1)
             new = sorted(set(launches.asked) - before)
             self.trials += [
@@ -67,9 +66,8 @@ class Tuning:
 
     def seconds(self, case: int, repeats: int = REPEATS) -> float:
         """The median step with what is chosen now."""
-        return take_turns({"": self.steps[case]}, self.clock, repeats=repeats, warm_up=1)[
-            ""
-        ].seconds
+        steps = {"": _step(self.cases[case], self.work.device)}
+        return take_turns(steps, self.clock, repeats=repeats, warm_up=1)[""].seconds
 
     def runs(self, trial: Trial) -> bool:
         """Whether a launch compiles and runs; a crash ends the process."""
@@ -97,21 +95,13 @@ class Tuning:
     def won(self) -> bool:
         """Whether what is chosen agrees with the reference and beats the shipped parameters."""
         chosen = self.launches.chosen
-        for case, step in zip(self.cases, self.steps, strict=True):
+        for case in self.cases:
             if not parity.check(case, contenders(case)[OURS], self.work.device).passed:
                 return False
-
-            def shipped(stages: Stages = step) -> None:
-                self.launches.chosen = {}
-                for stage in stages:
-                    stage()
-
-            def tuned(stages: Stages = step) -> None:
-                self.launches.chosen = chosen
-                for stage in stages:
-                    stage()
-
-            works = {"shipped": [shipped], "tuned": [tuned]}
+            works = {
+                name: [partial(self._launched, launches, _step(case, self.work.device))]
+                for name, launches in (("shipped", {}), ("tuned", chosen))
+            }
             times = take_turns(works, self.clock, repeats=2 * REPEATS, warm_up=1)
             self.launches.chosen = chosen
             print(f"{case}: {1e3 * times['shipped'].seconds:.3f} ms shipped, "
@@ -120,9 +110,14 @@ class Tuning:
                 return False
         return True
 
+    def _launched(self, launches: dict[Asked, Launch], stages: Stages) -> None:
+        self.launches.chosen = launches
+        for stage in stages:
+            stage()
+
 
 def _step(case: Case, device: torch.device) -> Stages:
-    """A training step of ours."""
+    """A training step of ours, on a layout of its own: tables of chunks are tuned too."""
     run = contenders(case)[OURS](case, case.layout(device))
     return training(run, case.draw(torch.Generator(device).manual_seed(0)))
 

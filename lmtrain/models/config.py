@@ -66,8 +66,8 @@ class AttentionConfig:
         if self.heads % self.kv_heads:
             remedy = f"choose a divisor of {self.heads}"
             yield "kv_heads", f"{self.kv_heads} does not divide heads={self.heads}: {remedy}"
-        if not 0 < self.rope_theta < inf:
-            yield "rope_theta", f"{self.rope_theta} must be positive and finite"
+        if not 1 < self.rope_theta < inf:
+            yield "rope_theta", f"{self.rope_theta} must be above 1 and finite"
         yield from self._rotary_problems(d_model)
         for name, problem in self.rope_scaling.problems(rope=self.rope):
             yield f"rope_scaling.{name}", problem

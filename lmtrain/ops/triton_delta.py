@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
+COLUMNS = 64
+"""Of a state, that one program holds."""
 
 
 class _Inputs(NamedTuple):
@@ -97,7 +99,8 @@ class TritonGatedDelta(Recurrence[SpanTable, _Forward, _Backward]):
 
     def grid(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> SpanTable:
         """Chunks of 64 tokens."""
-        return span_table(layout, inputs[2], CHUNK, "delta_segments")
+        heads, width = inputs[2].shape[1:]
+        return layout.derive(span_table, CHUNK, heads * -(-width // COLUMNS), "delta_segments")
 
     def begin(self, inputs: tuple[Tensor, ...], grid: SpanTable) -> _Forward:
         """The triangular systems, solved, and what links the segments of long documents."""

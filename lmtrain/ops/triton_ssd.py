@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 """Tokens of a chunk."""
+COLUMNS = 64
+"""Of a state, that one program holds."""
 
 
 class _Inputs(NamedTuple):
@@ -86,7 +88,8 @@ class TritonScalarDecay(Recurrence[SpanTable, _Forward, _Backward]):
 
     def grid(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> SpanTable:
         """Chunks of ``CHUNK`` tokens."""
-        return span_table(layout, inputs[2], CHUNK, "ssd_segments")
+        heads, width = inputs[2].shape[1:]
+        return layout.derive(span_table, CHUNK, heads * -(-width // COLUMNS), "ssd_segments")
 
     def begin(self, inputs: tuple[Tensor, ...], grid: SpanTable) -> _Forward:
         """What links the segments of long documents; all else is one walk over the inputs."""

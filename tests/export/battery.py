@@ -138,6 +138,8 @@ def answering(model, ids):
     cache = transformers.DynamicCache(config=model.config)
     parts = [model(input_ids=x, past_key_values=cache).logits for x in ids.split(CUT, 1)]
     yield "a cache of transformers", error(torch.cat(parts, 1), plain.logits)
+    empty = {"past_key_values": transformers.DynamicCache()}
+    yield "a cache without layers", refused(lambda: model(input_ids=ids, **empty))
     yield "weights of attention", refused(lambda: model(input_ids=ids, output_attentions=True))
     static = {"cache_implementation": "static", "max_new_tokens": 2}
     yield "a static cache", refused(lambda: model.generate(ids, **static))

@@ -75,6 +75,7 @@ def test_a_custom_folder_answers_as_models_of_transformers_do(name: str, answers
     assert found["a tuple"] is True
     assert found["a collated batch"] <= TOLERANCE
     assert found["a cache of transformers"] <= TOLERANCE
+    assert "DynamicCache(config=model.config)" in found["a cache without layers"]
     assert "output_attentions=True asks for what" in found["weights of attention"]
     assert "cache_implementation=static makes masks" in found["a static cache"]
 

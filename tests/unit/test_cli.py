@@ -233,6 +233,12 @@ def test_other_words_stay_as_they_are(word: str) -> None:
     assert cli.quoted(word) == word
 
 
+def test_a_sweep_has_no_configuration_of_its_own_to_show() -> None:
+    done = run("train", "-m", "optim.lr=1e-3,2e-3", "--cfg", "job")
+    assert done.returncode != 0
+    assert "Only one of --run, --multirun, --cfg" in done.stderr
+
+
 def test_help_and_configuration_need_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['lmtrain', 'train', '--help']\n"

@@ -247,3 +247,9 @@ def test_no_positions_cannot_be_scaled() -> None:
 def test_a_part_of_a_head_has_pairs(config: AttentionConfig, said: str) -> None:
     [problem] = ModelConfig(attention=config).check()
     assert f"model.attention.partial_rotary_factor={said}" in problem
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.5, -1e4, math.inf, math.nan])
+def test_a_base_that_turns_nothing_ever_slower_is_refused(theta: float) -> None:
+    problems = dict(AttentionConfig(rope_theta=theta).problems(64))
+    assert problems == {"rope_theta": f"{theta} must be above 1 and finite"}

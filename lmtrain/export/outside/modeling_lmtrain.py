@@ -544,7 +544,7 @@ class LmtrainModel(LmtrainPreTrainedModel):
 
         Raises:
             ValueError: neither or both of ids and embeddings; documents packed in a way that would
-                mix them; weights of attention are asked for.
+                mix them; weights of attention are asked for; a cache without the model's layers.
         """
         told = kwargs.pop("seq_idx", None) is not None or kwargs.get("cu_seq_lens_q") is not None
         check(input_ids, inputs_embeds, attention_mask, position_ids, told=told)
@@ -560,10 +560,16 @@ class LmtrainModel(LmtrainPreTrainedModel):
             raise ValueError("packed documents cannot go on from a cache: leave it out")
         if use_cache and past_key_values is None:
             past_key_values = LmtrainCache(config=self.config)
+        held, kinds = past_key_values, self.config.layer_types
+        if held is not None and len(held.layers) != len(kinds):
+            raise ValueError(
+                f"past_key_values has {len(held.layers)} layers, the model {len(kinds)}: make it "
+                "by DynamicCache(config=model.config), or leave it out"
+            )
         if position_ids is None:
             # Where nothing attends, positions decide nothing, and most caches do not count tokens.
-            held = past_key_values if ATTENTION.keys() & self.config.layer_types else None
-            seen = 0 if held is None else held.get_seq_length()
+            attended = held if ATTENTION.keys() & kinds else None
+            seen = 0 if attended is None else attended.get_seq_length()
             position_ids = (torch.arange(x.shape[1], device=x.device) + seen)[None]
         masks = self._masks(x, attention_mask, position_ids, past_key_values)
         if seq_idx is not None:
