@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lmtrain.models.pattern import LETTERS
-from lmtrain.ops.backend import Sizes
 from lmtrain.ops.config import CARRYING, AttentionKind, Backend, OpsConfig, size_problems
+from lmtrain.ops.kernel import Sizes, Width
 from lmtrain.parallel.shape import AttentionShape, RecurrentShape
 from lmtrain.parallel.strategy import Strategy
 from lmtrain.shapes import shapes
@@ -41,6 +41,7 @@ def problems(
             "ops.backend=flash_qla computes in 16 bits: say engine.precision=bf16, or "
             "ops.backend=triton"
         )
+    found += size_problems(backend, Width("rms_norm", model.d_model))
     for letter, shape in shapes(model).items():
         key = f"model.{LETTERS[letter]}"
         if isinstance(shape, AttentionShape):

@@ -315,6 +315,68 @@ class L2Norm(Case):
         return Cost(3 * 2 * self.tokens * self.heads * self.width, 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RmsNorm(Case):
+    """``x [t, d], weight [d]``: the norm of the stream."""
+
+    operation = "rms_norm"
+    width: int
+
+    @property
+    def sizes(self) -> str:
+        """Numbers of a row."""
+        return f"rows of {self.width}"
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Weights in fp32."""
+        weight = 1 + normal(generator, self.width).float() / 4
+        return normal(generator, self.tokens, self.width), weight
+
+    def expected(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> Tensor:
+        """The definition."""
+        del layout
+        x, weight = inputs
+        return reference.rms_norm(x, weight, EPS)
+
+    def forward(self) -> Cost:
+        """``x`` in, ``y`` out."""
+        return Cost(2 * 2 * self.tokens * self.width, 0)
+
+    def backward(self) -> Cost:
+        """``x`` and ``dy`` in, ``dx`` out."""
+        return Cost(3 * 2 * self.tokens * self.width, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwiGlu(Case):
+    """``gate_up [t, 2 h]``: what an MLP does between its projections."""
+
+    operation = "swiglu"
+    width: int
+
+    @property
+    def sizes(self) -> str:
+        """Numbers of an output."""
+        return f"{self.width} of two"
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """One input."""
+        return (normal(generator, self.tokens, 2 * self.width),)
+
+    def expected(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> Tensor:
+        """The definition."""
+        del layout
+        return reference.swiglu(inputs[0])
+
+    def forward(self) -> Cost:
+        """Two numbers in, one out."""
+        return Cost(3 * 2 * self.tokens * self.width, 0)
+
+    def backward(self) -> Cost:
+        """Two and a gradient in, two out."""
+        return Cost(5 * 2 * self.tokens * self.width, 0)
+
+
 def _packed(tokens: int) -> tuple[int, ...]:
     """Documents of every length, few of them long."""
     drawn = np.random.default_rng(0).lognormal(6.5, 1.3, tokens).astype(int) + 1
@@ -352,6 +414,10 @@ CASES: tuple[Case, ...] = (
     GateThenNorm(lengths=(8192,), heads=1, width=4096),
     GateThenNorm(lengths=(32_768,), heads=1, width=4096),
     L2Norm(lengths=(32_768,), heads=16, width=128),
+    RmsNorm(lengths=(8192,), width=1024),
+    RmsNorm(lengths=(32_768,), width=2048),
+    SwiGlu(lengths=(8192,), width=2816),
+    SwiGlu(lengths=(32_768,), width=5632),
 )
 """What the kernels are judged by."""
 
@@ -362,5 +428,7 @@ SMOKE: tuple[Case, ...] = (
     NormThenGate(lengths=(20,), heads=2, width=32),
     GateThenNorm(lengths=(20,), heads=1, width=96),
     L2Norm(lengths=(20,), heads=2, width=32),
+    RmsNorm(lengths=(20,), width=96),
+    SwiGlu(lengths=(20,), width=48),
 )
 """One of each, small enough for Triton's interpreter."""

@@ -24,8 +24,10 @@ from benchmarks.cases import (
     GateThenNorm,
     L2Norm,
     NormThenGate,
+    RmsNorm,
     ShortConv,
     Ssd,
+    SwiGlu,
 )
 from lmtrain.ops.backend import operations
 from lmtrain.ops.config import Backend
@@ -237,6 +239,44 @@ def _compiled_norm(case: NormThenGate, layout: SequenceLayout) -> Run:
     return torch.compile(norm_of(Backend.torch)(case, layout), dynamic=False)
 
 
+def rms_norm_of(backend: Backend) -> Contender:
+    """The norm of the stream of one of our backends."""
+
+    def build(_: RmsNorm, __: SequenceLayout) -> Run:
+        return lambda x, weight: operations(backend).rms_norm(x, weight, EPS)
+
+    return build
+
+
+def _fla_rms_norm(_: RmsNorm, __: SequenceLayout) -> Run:
+    from fla.modules.norm.layernorm import rms_norm
+
+    return lambda x, weight: rms_norm(x, weight, None, eps=EPS)
+
+
+def _compiled_rms_norm(case: RmsNorm, layout: SequenceLayout) -> Run:
+    return torch.compile(rms_norm_of(Backend.torch)(case, layout), dynamic=False)
+
+
+def swiglu_of(backend: Backend) -> Contender:
+    """SwiGLU of one of our backends."""
+
+    def build(_: SwiGlu, __: SequenceLayout) -> Run:
+        return lambda gate_up: operations(backend).swiglu(gate_up)
+
+    return build
+
+
+def _fla_swiglu(_: SwiGlu, __: SequenceLayout) -> Run:
+    from fla.modules.activations import swiglu
+
+    return lambda gate_up: swiglu(*gate_up.chunk(2, -1))
+
+
+def _compiled_swiglu(case: SwiGlu, layout: SequenceLayout) -> Run:
+    return torch.compile(swiglu_of(Backend.torch)(case, layout), dynamic=False)
+
+
 _TORCH = Backend.torch
 _CONTENDERS: dict[type[Case], dict[str, Contender]] = {
     GatedDelta: {
@@ -274,5 +314,17 @@ _CONTENDERS: dict[type[Case], dict[str, Contender]] = {
         "fla": _fla_l2_norm,
         "torch": l2_norm_of(_TORCH),
         "torch.compile": _compiled_l2_norm,
+    },
+    RmsNorm: {
+        OURS: rms_norm_of(Backend.triton),
+        "fla": _fla_rms_norm,
+        "torch": rms_norm_of(_TORCH),
+        "torch.compile": _compiled_rms_norm,
+    },
+    SwiGlu: {
+        OURS: swiglu_of(Backend.triton),
+        "fla": _fla_swiglu,
+        "torch": swiglu_of(_TORCH),
+        "torch.compile": _compiled_swiglu,
     },
 }

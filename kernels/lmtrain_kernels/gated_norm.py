@@ -1,4 +1,4 @@
-"""RMSNorm and SiLU gate in either order, read once and written once.
+"""RMSNorm, alone or with a SiLU gate in either order, read once and written once.
 
 A program walks a run of rows, so that weights, and sums for their gradients, stay in registers.
 """
@@ -22,6 +22,23 @@ MOST_WIDTH = 16384
 MOST_WIDTH_WITH_SKIP = 8192
 MULTIPROCESSORS_ELSEWHERE = 4
 """Of what is no card: enough for tests to see several programs, and several tiles of one."""
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``x / sqrt(mean(x²) + eps) * weight`` over the last dimension, in fp32.
+
+    Args:
+        x: ``[t, d]`` or ``[t, h, d]`` bf16, fp16 or fp32; only neighbours in ``d`` must be
+            neighbours in memory.
+        weight: ``[d]`` of any floating dtype.
+        eps: added to the mean square.
+
+    Raises:
+        ValueError: another shape or dtype, or rows wider than 16384.
+    """
+    heads = x[:, None] if x.ndim == 2 else x
+    _check(heads, None, weight, None, None)
+    return _gated_norm(heads, None, weight.contiguous(), None, None, eps, True)[0].view(x.shape)
 
 
 def gated_norm(
@@ -57,7 +74,9 @@ def gated_norm(
     return _gated_norm(x, gate, weight, u, scale, eps, norm_before_gate)[0]
 
 
-def _check(x: Tensor, gate: Tensor, weight: Tensor, u: Tensor | None, scale: Tensor | None) -> None:
+def _check(
+    x: Tensor, gate: Tensor | None, weight: Tensor, u: Tensor | None, scale: Tensor | None
+) -> None:
     if x.ndim != 3 or not 1 <= x.shape[2] <= MOST_WIDTH:
         raise ValueError(f"x must be [t, h, d] with d <= {MOST_WIDTH}, got {list(x.shape)}")
     for name, y in (("x", x), ("gate", gate), ("skip", u)):
@@ -112,7 +131,7 @@ class _Plan(NamedTuple):
 @torch.library.custom_op("lmtrain::gated_norm", mutates_args=())
 def _gated_norm(
     x: Tensor,
-    gate: Tensor,
+    gate: Tensor | None,
     weight: Tensor,
     u: Tensor | None,
     scale: Tensor | None,
@@ -125,7 +144,7 @@ def _gated_norm(
     plan = _Plan.of("gated_norm_forward", x, weight, u)
     forward[(plan.programs * plan.lanes,)](
         x, gate, weight, u, scale, out, inverse, t, eps, plan.run, *x.stride()[:2],
-        *gate.stride()[:2], *_strides(u), _part(x, scale), weight.numel() > d, norm_before_gate,
+        *_strides(gate), *_strides(u), _part(x, scale), weight.numel() > d, norm_before_gate,
         **plan.constants,
     )  # fmt: skip
     return out, inverse
@@ -140,47 +159,47 @@ def _(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
 def _gated_norm_backward(
     d_out: Tensor,
     x: Tensor,
-    gate: Tensor,
+    gate: Tensor | None,
     weight: Tensor,
     u: Tensor | None,
     scale: Tensor | None,
     inverse: Tensor,
     norm_before_gate: bool,
 ) -> list[Tensor]:
-    """``dx, d_gate`` and fp32 ``d_weight``; with a skip also ``du`` and fp32 ``d_scale``."""
+    """``dx``, ``d_gate`` if gated, fp32 ``d_weight``; with a skip ``du`` and fp32 ``d_scale``."""
     t, _, d = x.shape
     d_out = d_out if d_out.stride(2) == 1 else d_out.contiguous()
     plan = _Plan.of("gated_norm_backward", x, weight, u)
     sums = x.new_empty(plan.programs, plan.lanes * d, dtype=torch.float32)
-    grads = [x.new_empty(x.shape), gate.new_empty(x.shape)]
-    du = None if u is None else u.new_empty(x.shape)
+    dx, d_gate, du = (None if y is None else y.new_empty(x.shape) for y in (x, gate, u))
     scale_sums = None if u is None else torch.empty_like(sums)
     backward[(plan.programs * plan.lanes,)](
-        d_out, x, gate, weight, u, scale, inverse, *grads, du, sums, scale_sums, t, plan.run,
-        *d_out.stride()[:2], *x.stride()[:2], *gate.stride()[:2], *_strides(u),
+        d_out, x, gate, weight, u, scale, inverse, dx, d_gate, du, sums, scale_sums, t, plan.run,
+        *d_out.stride()[:2], *x.stride()[:2], *_strides(gate), *_strides(u),
         _part(x, scale), weight.numel() > d, norm_before_gate, **plan.constants,
     )  # fmt: skip
-    grads.append(sums.view(-1, weight.numel()).sum(0))
-    if du is not None and scale is not None and scale_sums is not None:
-        grads += [du, scale_sums.sum(0).view(len(scale), -1).sum(1)]
-    return grads
+    d_weight, d_scale = sums.view(-1, weight.numel()).sum(0), None
+    if scale is not None and scale_sums is not None:
+        d_scale = scale_sums.sum(0).view(len(scale), -1).sum(1)
+    return [y for y in (dx, d_gate, d_weight, du, d_scale) if y is not None]
 
 
 @_gated_norm_backward.register_fake
 def _(
     _d_out: Tensor,
     x: Tensor,
-    gate: Tensor,
+    gate: Tensor | None,
     weight: Tensor,
     u: Tensor | None,
     scale: Tensor | None,
     *_: object,
 ) -> list[Tensor]:
-    grads = [x.new_empty(x.shape), gate.new_empty(x.shape)]
-    grads.append(weight.new_empty(weight.shape, dtype=torch.float32))
-    if u is not None and scale is not None:
-        grads += [u.new_empty(x.shape), scale.new_empty(scale.shape, dtype=torch.float32)]
-    return grads
+    exact = (weight, scale)
+    return [
+        y.new_empty(y.shape, dtype=torch.float32 if any(y is z for z in exact) else None)
+        for y in (x, gate, weight, u, scale)
+        if y is not None
+    ]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -191,19 +210,16 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _differentiate(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, inverse = ctx.saved_tensors
-    grads = _gated_norm_backward(d_out, *tensors, inverse, ctx.norm_before_gate)
-    wanted: list[Tensor | None] = [
-        g.to(like.dtype)
-        for g, like in zip(grads, (y for y in tensors if y is not None), strict=True)
-    ]
-    return *wanted, *[None] * (7 - len(wanted))
+    grads = iter(_gated_norm_backward(d_out, *tensors, inverse, ctx.norm_before_gate))
+    found = [None if like is None else next(grads).to(like.dtype) for like in tensors]
+    return *found, None, None
 
 
 _gated_norm.register_autograd(_differentiate, setup_context=_save)
 
 
-def _strides(u: Tensor | None) -> tuple[int, int]:
-    return (0, 0) if u is None else (u.stride(0), u.stride(1))
+def _strides(x: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if x is None else (x.stride(0), x.stride(1))
 
 
 def _part(x: Tensor, scale: Tensor | None) -> int:

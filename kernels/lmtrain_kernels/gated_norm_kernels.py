@@ -1,4 +1,4 @@
-"""The kernels of the gated norm: programs walk over runs of rows."""
+"""The kernels of the norm and its gates: programs walk over runs of rows."""
 
 # What a kernel holds is known to Triton's compiler only.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
@@ -51,16 +51,18 @@ def forward(
         token, head, exists = _rows(start, lane, tokens, ROWS, HEADS, ALIKE)
         kept = exists & inside
         x = load(x_pointer + token * X_TOKEN + head * X_HEAD + column, kept)
-        gate = load(gate_pointer + token * GATE_TOKEN + head * GATE_HEAD + column, kept)
         if u_pointer is not None:
             x += scale * load(u_pointer + token * U_TOKEN + head * U_HEAD + column, kept)
-        gate *= sigmoid(gate)
+        silu = 1.0
+        if gate_pointer is not None:
+            gate = load(gate_pointer + token * GATE_TOKEN + head * GATE_HEAD + column, kept)
+            silu = gate * sigmoid(gate)
         if not NORM_FIRST:
-            x *= gate
+            x *= silu
         inverse = tl.math.rsqrt(tl.sum(x * x, 1, keep_dims=True) / WIDTH + eps)
         out = x * inverse * weight
         if NORM_FIRST:
-            out *= gate
+            out *= silu
         row = token * HEADS + head
         store(out_pointer + row * WIDTH + column, out, kept)
         store(inverse_pointer + row, inverse, exists)
@@ -106,6 +108,7 @@ def backward(
     """
     PARTS: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
     SKIP: tl.constexpr = u_pointer is not None
+    GATED: tl.constexpr = gate_pointer is not None
     KEEP: tl.constexpr = "evict_last" if PARTS > 1 else ""
     lane, first = _begin(run, ROWS, HEADS, ALIKE)
     column = tl.arange(0, BLOCK)[None]
@@ -121,8 +124,9 @@ def backward(
         inverse = load(inverse_pointer + row, exists)
         d_out_row = d_out_pointer + token * D_TOKEN + head * D_HEAD + column
         x_row = x_pointer + token * X_TOKEN + head * X_HEAD + column
-        gate_row = gate_pointer + token * GATE_TOKEN + head * GATE_HEAD + column
-        u_row = x_row
+        gate_row, u_row = x_row, x_row
+        if GATED:
+            gate_row = gate_pointer + token * GATE_TOKEN + head * GATE_HEAD + column
         if SKIP:
             u_row = u_pointer + token * U_TOKEN + head * U_HEAD + column
 
@@ -134,9 +138,9 @@ def backward(
                     weight_pointer, scale_pointer, lane, part * BLOCK + column, WIDTH, PART, KEEP
                 )
             d_out, x, gate, u = _inputs(
-                d_out_row, x_row, gate_row, u_row, scale, part * BLOCK, kept, SKIP, KEEP
+                d_out_row, x_row, gate_row, u_row, scale, part * BLOCK, kept, SKIP, GATED, KEEP
             )
-            normed, d_normed, opened = _terms(d_out, x, gate, weight, inverse, NORM_FIRST)
+            normed, d_normed, opened = _terms(d_out, x, gate, weight, inverse, NORM_FIRST, GATED)
             products += normed * d_normed
         mean = tl.sum(products, 1, keep_dims=True) / WIDTH
 
@@ -148,21 +152,19 @@ def backward(
                     weight_pointer, scale_pointer, lane, part * BLOCK + column, WIDTH, PART, ""
                 )
                 d_out, x, gate, u = _inputs(
-                    d_out_row, x_row, gate_row, u_row, scale, part * BLOCK, kept, SKIP,
+                    d_out_row, x_row, gate_row, u_row, scale, part * BLOCK, kept, SKIP, GATED,
                     "evict_first",
                 )  # fmt: skip
-            normed, d_normed, opened = _terms(d_out, x, gate, weight, inverse, NORM_FIRST)
-            silu = gate * opened
+            normed, d_normed, opened = _terms(d_out, x, gate, weight, inverse, NORM_FIRST, GATED)
             dx = (d_normed - normed * mean) * inverse
-            if NORM_FIRST:
-                d_weight = d_weights[part] + d_out * normed * silu
-                d_gate = d_out * weight * normed
-            else:
-                d_weight = d_weights[part] + d_out * normed
-                d_gate = dx * x
-                dx *= silu
+            d_weight = d_out * normed
             target = row * WIDTH + part * BLOCK + column
-            store(d_gate_pointer + target, d_gate * (opened + silu * (1 - opened)), kept)
+            if GATED:
+                d_gate, dx, d_weight = _through_gate(
+                    dx, d_weight, d_out, x, gate, weight, normed, opened, NORM_FIRST
+                )
+                store(d_gate_pointer + target, d_gate, kept)
+            d_weight += d_weights[part]
             store(dx_pointer + target, dx, kept)
             more_weights = more_weights + (d_weight,)
             more_scales = more_scales + (d_scales[part] + dx * u,)
@@ -196,13 +198,14 @@ def _weights(
 @triton.jit
 def _inputs(
     d_out_row, x_row, gate_row, u_row, scale, column, kept,
-    SKIP: tl.constexpr, POLICY: tl.constexpr,
+    SKIP: tl.constexpr, GATED: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
-    """Of some columns: gradient, what is normed or gated, gate, and ``u`` or something."""
+    """Of some columns: gradient, what is normed or gated, gate and ``u``, or something."""
     d_out = load(d_out_row + column, kept, POLICY)
     x = load(x_row + column, kept, POLICY)
-    gate = load(gate_row + column, kept, POLICY)
-    u = x
+    gate, u = x, x
+    if GATED:
+        gate = load(gate_row + column, kept, POLICY)
     if SKIP:
         u = load(u_row + column, kept, POLICY)
         x += scale * u
@@ -210,14 +213,33 @@ def _inputs(
 
 
 @triton.jit
-def _terms(d_out, x, gate, weight, inverse, NORM_FIRST: tl.constexpr):
-    """The normed row, its gradient, and the sigmoid of the gate."""
-    opened = sigmoid(gate)
-    if NORM_FIRST:
-        normed, d_normed = x * inverse, d_out * weight * (gate * opened)
-    else:
-        normed, d_normed = x * (gate * opened) * inverse, d_out * weight
+def _terms(
+    d_out, x, gate, weight, inverse, NORM_FIRST: tl.constexpr, GATED: tl.constexpr
+):  # fmt: skip
+    """The normed row, its gradient, and the sigmoid of the gate or something."""
+    normed, d_normed, opened = x * inverse, d_out * weight, x
+    if GATED:
+        opened = sigmoid(gate)
+        if NORM_FIRST:
+            d_normed *= gate * opened
+        else:
+            normed *= gate * opened
     return normed, d_normed, opened
+
+
+@triton.jit
+def _through_gate(
+    dx, d_weight, d_out, x, gate, weight, normed, opened, NORM_FIRST: tl.constexpr
+):  # fmt: skip
+    """The gradient of the gate, and those of the row and the weight with it."""
+    silu = gate * opened
+    if NORM_FIRST:
+        d_weight *= silu
+        d_gate = d_out * weight * normed
+    else:
+        d_gate = dx * x
+        dx *= silu
+    return d_gate * (opened + silu * (1 - opened)), dx, d_weight
 
 
 @triton.jit

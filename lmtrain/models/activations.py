@@ -73,7 +73,7 @@ def held(spec: BlockSpec, config: ModelConfig, *, element: int = FP32, fused: bo
         spec: its mixers, and whether it has an MLP.
         config: their shapes.
         element: bytes of an activation.
-        fused: recurrences, convolutions and norms by the kernels of a GPU, instead of torch.
+        fused: recurrences, convolutions, norms and SwiGLU by kernels of a GPU, not by torch.
     """
     kept, products, live, busiest = 0, config.d_model * element, 0, 0
     for part in parts(spec, config, fused=fused):
@@ -93,19 +93,20 @@ def parts(spec: BlockSpec, config: ModelConfig, *, fused: bool = False) -> list[
     found += [mixer(letter, config, fused=fused) for letter in spec.mixers]
     if len(spec.mixers) > 1 and config.branch_norm:
         found += [between] * len(spec.mixers)
-    return [*found, between, mlp(config.mlp, d)] if spec.mlp else found
+    return [*found, between, mlp(config.mlp, d, fused=fused)] if spec.mlp else found
 
 
 def norm(width: int, *, fused: bool = False) -> Activations:
-    """Its input in fp32, its output before the scale (unless fused) and after."""
-    return Activations(Numbers(width, width if fused else 2 * width), Numbers(), Numbers())
+    """Its input and its output; torch's in fp32, its output before the scale and after."""
+    kept = Numbers(2 * width, 1) if fused else Numbers(width, 2 * width)
+    return Activations(kept, Numbers(), Numbers())
 
 
-def mlp(config: MlpConfig, d: int) -> Activations:
-    """Both sides of the non-linearity; backward, the gradients of both and a factor."""
-    hidden = config.width(d)
-    into = 2 * hidden if config.kind is MlpKind.swiglu else hidden
-    work = into + hidden if config.kind is MlpKind.swiglu else 2 * hidden
+def mlp(config: MlpConfig, d: int, *, fused: bool = False) -> Activations:
+    """Both sides of the non-linearity; backward, the gradients of both and torch's factor."""
+    hidden, gated = config.width(d), config.kind is MlpKind.swiglu
+    into = 2 * hidden if gated else hidden
+    work = into if gated and fused else into + hidden
     return Activations(Numbers(into + hidden), Numbers(into + d), Numbers(work))
 
 
@@ -132,12 +133,12 @@ def _attention(config: AttentionConfig, d: int, *, fused: bool) -> Activations:
     projected, qk = inner + 2 * shared + gate, inner + shared
     banded = isinstance(config, SlidingWindowConfig)
     copies = 2 * WINDOW_COPIES * shared if banded else 0
-    normed = qk if config.qk_norm else 0  # before the rotation, in fp32
+    normed = qk if config.qk_norm and not fused else 0  # by torch, before the rotation, in fp32
     return Activations(
         Numbers(
             projected + qk + copies + inner + 2 * gate,
             normed + config.heads * fused,
-            qk if config.qk_norm else 0,
+            normed,
         ),
         Numbers(projected + inner + d, config.heads),
         Numbers(2 * inner + 2 * shared + copies // 2 + gate, 0, qk),

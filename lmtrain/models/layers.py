@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from lmtrain.models.config import MlpKind
-from lmtrain.ops.activation import relu2, swiglu
-from lmtrain.ops.norm import rms_norm
+from lmtrain.ops.activation import relu2
+from lmtrain.ops.backend import TORCH
+from lmtrain.ops.kernel import Width
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lmtrain.models.config import MlpConfig, NormConfig
+    from lmtrain.ops.backend import Operations
 
 
 class Linear(nn.Module):
@@ -40,15 +42,25 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.eps, self.zero_centered = eps, zero_centered
         self.weight = nn.Parameter(torch.empty(width))
+        self.use(TORCH)
 
     @classmethod
     def of(cls, width: int, config: NormConfig) -> RMSNorm:
         """The norm that a model config asks for."""
         return cls(width, eps=config.eps, zero_centered=config.zero_centered)
 
+    def use(self, operations: Operations) -> None:
+        """Compute with these operations."""
+        self.rms_norm = operations.rms_norm
+
+    def sizes(self) -> Width:
+        """What its operation is called with."""
+        return Width("rms_norm", self.weight.numel())
+
     def forward(self, x: Tensor) -> Tensor:
-        """``[..., width]`` in and out."""
-        return rms_norm(x, 1 + self.weight if self.zero_centered else self.weight, self.eps)
+        """``[t, width]`` or ``[t, heads, width]`` in and out."""
+        weight = 1 + self.weight if self.zero_centered else self.weight
+        return self.rms_norm(x, weight, self.eps)
 
 
 class Mlp(nn.Module):
@@ -57,10 +69,18 @@ class Mlp(nn.Module):
     def __init__(self, config: MlpConfig, d_model: int) -> None:
         super().__init__()
         hidden = config.width(d_model)
-        gated = config.kind is MlpKind.swiglu
-        self.activation = swiglu if gated else relu2
-        self.in_proj = Linear(d_model, 2 * hidden if gated else hidden)
+        self.hidden, self.gated = hidden, config.kind is MlpKind.swiglu
+        self.in_proj = Linear(d_model, 2 * hidden if self.gated else hidden)
         self.out_proj = Linear(hidden, d_model)
+        self.use(TORCH)
+
+    def use(self, operations: Operations) -> None:
+        """Compute with these operations."""
+        self.activation = operations.swiglu if self.gated else relu2
+
+    def sizes(self) -> Width | None:
+        """What its operation is called with; ``relu2`` is torch's own."""
+        return Width("swiglu", self.hidden) if self.gated else None
 
     def forward(self, x: Tensor) -> Tensor:
         """``[t, d]`` in and out."""

@@ -1,7 +1,7 @@
 """Which implementation of an operation runs: the one place that chooses.
 
-A backend has the recurrences, the short convolution and the gated norms; attention is torch's own.
-Mixers take theirs in ``use``, and never ask which it is.
+A backend has the recurrences, the short convolution, the norms and SwiGLU; attention is torch's.
+Parts of a model take theirs in ``use``, and never ask which it is.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
+from lmtrain.ops.activation import swiglu
 from lmtrain.ops.attention import attend
 from lmtrain.ops.config import (
     AttentionKind,
@@ -24,8 +25,18 @@ from lmtrain.ops.config import (
 )
 from lmtrain.ops.conv import short_conv
 from lmtrain.ops.gated_delta import GatedDelta
-from lmtrain.ops.kernel import Attend, Convolve, GateThenNorm, L2Norm, NormThenGate
-from lmtrain.ops.norm import gate_then_norm, l2_norm, norm_then_gate
+from lmtrain.ops.kernel import (
+    Attend,
+    Convolve,
+    GateThenNorm,
+    L2Norm,
+    NormThenGate,
+    RmsNorm,
+    Sizes,
+    SwiGlu,
+    Width,
+)
+from lmtrain.ops.norm import gate_then_norm, l2_norm, norm_then_gate, rms_norm
 from lmtrain.ops.recurrence import Recurrence
 from lmtrain.ops.ssd import ScalarDecay
 
@@ -35,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Operations:
-    """What mixers compute with."""
+    """What a model computes with."""
 
     backend: Backend
     by: str
@@ -46,64 +57,50 @@ class Operations:
     l2_norm: L2Norm
     norm_then_gate: NormThenGate
     gate_then_norm: GateThenNorm
+    rms_norm: RmsNorm
+    swiglu: SwiGlu
     attend: Attend = attend
 
 
 TORCH = Operations(
     *(Backend.torch, f"torch {torch.__version__}"),
     *(GatedDelta(), ScalarDecay(), short_conv, l2_norm, norm_then_gate, gate_then_norm),
+    *(rms_norm, swiglu),
 )
 """On any device, in any dtype."""
 
 
-class Sizes(NamedTuple):
-    """What a mixer calls its operations with."""
-
-    rule: str
-    """``gated_delta`` or ``ssd``."""
-    groups: int
-    """Heads of keys and queries."""
-    heads: int
-    """Of values."""
-    key: int
-    value: int
-    taps: int
-    """Of the short convolution."""
-    norm: bool = True
-    """Whether a gated norm follows."""
-
-
 @runtime_checkable
-class Mixer(Protocol):
-    """A module that computes with operations it is given."""
+class Part(Protocol):
+    """A module of a model that computes with operations it is given."""
 
     def use(self, operations: Operations) -> None:
         """Compute with these."""
         ...
 
-    def sizes(self) -> Sizes | None:
-        """What it calls recurrence, convolution and norm with; None without a recurrence."""
+    def sizes(self) -> Sizes | Width | None:
+        """What it calls them with; None if they are torch's own."""
         ...
 
 
 def bind(model: nn.Module, config: OpsConfig, device: torch.device, dtype: torch.dtype) -> None:
-    """Let every mixer of a model compute as ``config`` asks; strategies come after.
+    """Let every part of a model compute as ``config`` asks; strategies come after.
 
     On CUDA each kernel first proves itself on a small case (``self_check``).
 
     Args:
-        model: with mixers; its parameters may be on the meta device.
+        model: its parameters may be on the meta device.
         config: what is asked for.
         device: where the model will compute.
         dtype: of its activations.
 
     Raises:
-        ValueError: what is asked for cannot run on this device, or not with these mixers.
+        ValueError: what is asked for cannot run on this device, or not with these parts.
         RuntimeError: a kernel disagrees with the reference.
     """
     chosen = choose(config, device)
-    mixers = [module for module in model.modules() if isinstance(module, Mixer)]
-    called = dict.fromkeys(sizes for mixer in mixers if (sizes := mixer.sizes()) is not None)
+    parts = [module for module in model.modules() if isinstance(module, Part)]
+    called = dict.fromkeys(sizes for part in parts if (sizes := part.sizes()) is not None)
     if problems := [p for sizes in called for p in size_problems(chosen.backend, sizes)]:
         raise ValueError(" ".join(problems))
     if device.type == "cuda" and chosen.backend not in (Backend.torch, Backend.reference):
@@ -113,8 +110,8 @@ def bind(model: nn.Module, config: OpsConfig, device: torch.device, dtype: torch
             check_kernels(chosen, sizes, device, dtype)
     if config.flash is not FlashKind.torch:
         _activate(config.flash)
-    for mixer in mixers:
-        mixer.use(chosen)
+    for part in parts:
+        part.use(chosen)
 
 
 def describe(config: OpsConfig, device: torch.device) -> str:
@@ -124,7 +121,7 @@ def describe(config: OpsConfig, device: torch.device) -> str:
     taken = AttentionKind.sdpa if chosen.attend is attend else config.attention
     attention = "sdpa or varlen" if taken is AttentionKind.auto else taken
     return (
-        f"recurrences, convolutions and gated norms by {chosen.by} (ops.backend={config.backend}), "
+        f"recurrences, convolutions and norms by {chosen.by} (ops.backend={config.backend}), "
         f"attention by torch's {attention}{flash}"
     )
 
@@ -184,6 +181,7 @@ def _reference() -> Operations:
         *(Backend.reference, "the reference, token by token"),
         *(naive.gated_delta, naive.ssd, reference.short_conv),
         *(reference.l2_norm, reference.norm_then_gate, reference.gate_then_norm),
+        *(reference.rms_norm, reference.swiglu),
     )
 
 
@@ -197,6 +195,7 @@ def _triton() -> Operations:
         *(Backend.triton, f"triton {version('triton')}"),
         *(TritonGatedDelta(), TritonScalarDecay(), pointwise.short_conv),
         *(pointwise.l2_norm, pointwise.norm_then_gate, pointwise.gate_then_norm),
+        *(pointwise.rms_norm, pointwise.swiglu),
     )
 
 
@@ -208,6 +207,7 @@ def _fla() -> Operations:
         *(Backend.fla, f"fla {version('fla-core')}"),
         *(peers.fla_gated_delta, peers.fla_ssd, peers.fla_short_conv),
         *(peers.fla_l2_norm, peers.fla_norm_then_gate, peers.fla_gate_then_norm),
+        *(peers.fla_rms_norm, peers.fla_swiglu),
     )
 
 

@@ -8,12 +8,14 @@ from enum import StrEnum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from lmtrain.ops.kernel import Width
+
 if TYPE_CHECKING:
-    from lmtrain.ops.backend import Sizes
+    from lmtrain.ops.kernel import Sizes
 
 
 class Backend(StrEnum):
-    """Whose implementation of the recurrences, the short convolution and the gated norms runs."""
+    """Whose implementation of the recurrences, the short convolution, norms and SwiGLU runs."""
 
     auto = "auto"
     reference = "reference"
@@ -44,6 +46,8 @@ CARRYING = (Backend.torch, Backend.triton)
 TRITON_WIDTHS = range(16, 257)
 """Of heads, in our kernels: a product of tiles needs 16."""
 TRITON_TAPS = 8
+TRITON_ROW = 16384
+"""Widest row of a norm."""
 TRITON_NORM = 8192
 """Widest row of a norm behind a gate and a skip, which is Mamba-2's."""
 FLASH_QLA_WIDTH = 128
@@ -132,10 +136,12 @@ def backend_problems(backend: Backend, capability: int | None) -> list[str]:
     return []
 
 
-def size_problems(backend: Backend, sizes: Sizes) -> list[str]:
-    """Why its kernels do not take a mixer, each a sentence with key, value and remedy."""
+def size_problems(backend: Backend, sizes: Sizes | Width) -> list[str]:
+    """Why its kernels do not take a part, each a sentence with key, value and remedy."""
     if backend not in (Backend.triton, Backend.flash_qla):
         return []
+    if isinstance(sizes, Width):
+        return _row_problems(backend, sizes)
     delta = sizes.rule == "gated_delta"
     model, key, value = _GATED_DELTANET if delta else _MAMBA2
     widths = {f"{model}.{key}": sizes.key, f"{model}.{value}": sizes.value}
@@ -164,6 +170,15 @@ def size_problems(backend: Backend, sizes: Sizes) -> list[str]:
             f"takes {TRITON_NORM}: raise it, or say ops.backend=torch"
         )
     return found
+
+
+def _row_problems(backend: Backend, sizes: Width) -> list[str]:
+    if sizes.operation != "rms_norm" or sizes.numbers <= TRITON_ROW:
+        return []
+    return [
+        f"model.d_model or heads make norms of {sizes.numbers} numbers, and ops.backend={backend} "
+        f"takes {TRITON_ROW}: lower them, or say ops.backend=torch"
+    ]
 
 
 def interpreted() -> bool:

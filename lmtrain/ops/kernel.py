@@ -1,8 +1,8 @@
-"""What mixers call on tensors indexed by token, and what strategies put in its place."""
+"""What a model calls on tensors indexed by token, and what strategies put in its place."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,22 @@ Skip: TypeAlias = "tuple[Tensor, Tensor]"
 """``u [t, h, d]`` and a scale ``[n]`` of ``n`` equal parts of ``h * d``: ``scale * u`` is added."""
 
 
+class RmsNorm(Protocol):
+    """RMSNorm: ``x [t, d]`` or ``[t, h, d]``, ``weight [d]``, in the dtype of ``x``."""
+
+    def __call__(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Norm over the last dimension."""
+        ...
+
+
+class SwiGlu(Protocol):
+    """``silu(gate) * up``: ``gate_up [t, 2 h] -> [t, h]``, gate first."""
+
+    def __call__(self, gate_up: Tensor) -> Tensor:
+        """Of both halves."""
+        ...
+
+
 class L2Norm(Protocol):
     """``scale * x`` over its norm: ``[t, h, d]``, in the dtype of ``x`` or a wider one."""
 
@@ -73,3 +89,29 @@ class GateThenNorm(Protocol):
     ) -> Tensor:
         """Norm over the last dimension."""
         ...
+
+
+class Sizes(NamedTuple):
+    """What a recurrent mixer calls its operations with."""
+
+    rule: str
+    """``gated_delta`` or ``ssd``."""
+    groups: int
+    """Heads of keys and queries."""
+    heads: int
+    """Of values."""
+    key: int
+    value: int
+    taps: int
+    """Of the short convolution."""
+    norm: bool = True
+    """Whether a gated norm follows."""
+
+
+class Width(NamedTuple):
+    """What a norm or an MLP calls its operation with."""
+
+    operation: str
+    """``rms_norm`` or ``swiglu``."""
+    numbers: int
+    """Of a normed row, or of an output."""

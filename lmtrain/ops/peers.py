@@ -110,6 +110,20 @@ def fla_l2_norm(x: Tensor, scale: float = 1.0) -> Tensor:
     return y if scale == 1.0 else y * scale
 
 
+def fla_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As ``ops.norm.rms_norm``."""
+    from fla.modules.layernorm import rms_norm
+
+    return rms_norm(x, weight, None, eps=eps)
+
+
+def fla_swiglu(gate_up: Tensor) -> Tensor:
+    """As ``ops.activation.swiglu``."""
+    from fla.modules.activations import swiglu
+
+    return swiglu(*gate_up.chunk(2, -1))
+
+
 def fla_norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     """As ``ops.norm.norm_then_gate``."""
     from fla.modules.fused_norm_gate import rms_norm_gated

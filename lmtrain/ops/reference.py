@@ -117,6 +117,12 @@ def l2_norm(x: Tensor, scale: float = 1.0, eps: float = 1e-6) -> Tensor:
     return scale * x / (x.pow(2).sum(-1, keepdim=True) + eps).sqrt()
 
 
+def swiglu(gate_up: Tensor) -> Tensor:
+    """``silu(gate) * up`` for ``gate_up [t, 2 h]``, gate first."""
+    gate, up = gate_up.chunk(2, -1)
+    return silu(gate) * up
+
+
 def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``rms_norm(x) * weight * silu(gate)``: ``x, gate [t, h, d], weight [d] -> [t, h, d]``."""
     return rms_norm(x, weight, eps) * silu(gate)

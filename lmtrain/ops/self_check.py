@@ -18,9 +18,11 @@ from torch import Tensor
 
 from lmtrain.layout import SequenceLayout
 from lmtrain.ops import reference
+from lmtrain.ops.kernel import Width
 
 if TYPE_CHECKING:
-    from lmtrain.ops.backend import Operations, Sizes
+    from lmtrain.ops.backend import Operations
+    from lmtrain.ops.kernel import Sizes
 
 TOLERANCE = {torch.float32: (1e-3, 1e-3), torch.bfloat16: (2e-2, 3e-2), torch.float16: (1e-2, 2e-2)}
 """Of outputs and of gradients: norm of the error over the norm of what is right."""
@@ -46,16 +48,17 @@ class Case(NamedTuple):
 
 @cache
 def check_kernels(
-    operations: Operations, sizes: Sizes, device: torch.device, dtype: torch.dtype
+    operations: Operations, sizes: Sizes | Width, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Compare every operation that a mixer of such sizes calls; the second time does nothing.
+    """Compare every operation that a part of such sizes calls; the second time does nothing.
 
     Raises:
         RuntimeError: one disagrees with the reference.
         ValueError: one does not compile, or does not fit on the card.
     """
     versions = f"({sizes}, torch {torch.__version__}{_triton()}). Say ops.backend=torch"
-    for case in _cases(operations, sizes, device):
+    cases = _of_width if isinstance(sizes, Width) else _of_mixer
+    for case in cases(operations, sizes, device):  # type: ignore[operator]
         by = f"{case.name} by {operations.by}"
         try:
             wrong = _disagreement(case, device, dtype)
@@ -68,8 +71,33 @@ def check_kernels(
             )
 
 
-def _cases(operations: Operations, sizes: Sizes, device: torch.device) -> Iterator[Case]:
-    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+def _of_width(operations: Operations, sizes: Width, _: torch.device) -> Iterator[Case]:
+    draw, t, width = _numbers(), len(LAYOUT), sizes.numbers
+    if sizes.operation == "rms_norm":
+        yield Case(
+            "rms_norm",
+            lambda x, w: (operations.rms_norm(x, w, 1e-6),),
+            lambda x, w: (reference.rms_norm(x, w, 1e-6),),
+            [draw(t, width), draw(width)],
+            exact=1,
+        )
+    else:
+        yield Case(
+            "swiglu",
+            lambda x: (operations.swiglu(x),),
+            lambda x: (reference.swiglu(x),),
+            [draw(t, 2 * width)],
+            exact=0,
+        )
+
+
+def _numbers() -> Callable[..., Tensor]:
+    """Normal numbers in fp64, the same at every call of this."""
+    return partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def _of_mixer(operations: Operations, sizes: Sizes, device: torch.device) -> Iterator[Case]:
+    draw = _numbers()
     groups, t, layout = min(2, sizes.groups), len(LAYOUT), LAYOUT.to(device)
     heads = groups * min(2, sizes.heads // sizes.groups)
     yield _recurrence(operations, sizes, draw, LAYOUT, device, groups=groups)

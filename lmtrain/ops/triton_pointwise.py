@@ -1,4 +1,8 @@
-"""The short convolution and the gated norms by Triton kernels."""
+"""The short convolution, the norms and SwiGLU by Triton kernels.
+
+Where torch.compile makes code of what lies between kernels, norms and SwiGLU are torch's: they fuse
+with what is around them.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lmtrain.ops import activation, norm
 from lmtrain_kernels import gated_norm as norms
 from lmtrain_kernels import l2_norm as heads
 from lmtrain_kernels import short_conv as convolutions
+from lmtrain_kernels import swiglu as units
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +31,20 @@ def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: Sequen
 def l2_norm(x: Tensor, scale: float = 1.0) -> Tensor:
     """As ``ops.norm.l2_norm``, in the dtype of ``x``."""
     return heads.l2_norm(x, scale)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As ``ops.norm.rms_norm``."""
+    if torch.compiler.is_compiling():
+        return norm.rms_norm(x, weight, eps)
+    return norms.rms_norm(x, weight, eps)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """As ``ops.activation.swiglu``."""
+    if torch.compiler.is_compiling():
+        return activation.swiglu(gate_up)
+    return units.swiglu(gate_up)
 
 
 def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:

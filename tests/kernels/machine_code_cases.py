@@ -13,6 +13,7 @@ import test_gated_norm
 import test_l2_norm
 import test_short_conv
 import test_ssd
+import test_swiglu
 import torch
 
 from benchmarks import parity
@@ -37,6 +38,7 @@ QUICK = {
     *("wide_delta usual head sizes", "ssd usual head sizes"),
     *("short_conv a document that began before", "gated_norm a weight for all heads"),
     *("gated_norm skip, groups", "l2_norm (65, 2, 128)"),
+    *("rms_norm heads", "swiglu (7, 96)"),
 }
 """What every test run sees, on Hopper."""
 
@@ -56,12 +58,7 @@ def _checks() -> Iterator[tuple[str, Callable[[], None]]]:
             yield f"{kind} {name}", partial(check_delta, case)
     for name, case in test_ssd.CASES.items():
         yield f"ssd {name}", partial(check_ssd, case)
-    for name in test_short_conv.CASES:
-        yield f"short_conv {name}", partial(test_short_conv.test_equals_the_naive_form, name, BF16)
-    for name in test_gated_norm.CASES:
-        yield f"gated_norm {name}", partial(test_gated_norm.test_equals_the_naive_form, name, BF16)
-    for shape in values_of(test_l2_norm.test_equals_the_naive_form, "shape"):
-        yield f"l2_norm {shape}", partial(test_l2_norm.test_equals_the_naive_form, shape, BF16)
+    yield from _pointwise()
     summary = test_delta_forward.test_summary_of_the_last_document
     for lengths, segment in values_of(summary, ("lengths", "segment")):
         yield f"span delta {lengths} {segment}", partial(summary, lengths, segment)
@@ -76,6 +73,21 @@ def _checks() -> Iterator[tuple[str, Callable[[], None]]]:
             yield f"ssd {ssd.sizes}", partial(check_usual, ssd)
 
     yield "model of four blocks", check_model
+
+
+def _pointwise() -> Iterator[tuple[str, Callable[[], None]]]:
+    for name in test_short_conv.CASES:
+        yield f"short_conv {name}", partial(test_short_conv.test_equals_the_naive_form, name, BF16)
+    for name in test_gated_norm.CASES:
+        yield f"gated_norm {name}", partial(test_gated_norm.test_equals_the_naive_form, name, BF16)
+    for name in test_gated_norm.PLAIN:
+        norm = test_gated_norm.test_alone_it_equals_the_naive_form
+        yield f"rms_norm {name}", partial(norm, name, BF16)
+    unit = test_swiglu.test_equals_the_naive_form
+    for shape in values_of(unit, "shape"):
+        yield f"swiglu {shape}", partial(unit, shape, BF16)
+    for shape in values_of(test_l2_norm.test_equals_the_naive_form, "shape"):
+        yield f"l2_norm {shape}", partial(test_l2_norm.test_equals_the_naive_form, shape, BF16)
 
 
 def values_of(test: Callable[..., None], names: str | tuple[str, ...]) -> list[Any]:

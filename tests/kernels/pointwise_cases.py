@@ -1,11 +1,12 @@
-"""What is compiled ahead of time of the short convolution and the gated norm."""
+"""What is compiled ahead of time of the short convolution, the norms and SwiGLU."""
 
 from __future__ import annotations
 
 import torch
 
-from lmtrain_kernels.gated_norm import gated_norm
+from lmtrain_kernels.gated_norm import gated_norm, rms_norm
 from lmtrain_kernels.short_conv import short_conv, short_conv_step
+from lmtrain_kernels.swiglu import swiglu
 
 DTYPES = torch.bfloat16, torch.float32
 
@@ -38,6 +39,17 @@ def normalize() -> None:
     _normalize((50, 1, 4096), torch.bfloat16, gate_first=True, skips=64)
     _normalize((50, 8, 1024), torch.bfloat16, gate_first=True, skips=128)
     _normalize((50, 1, 16384), torch.bfloat16, gate_first=True)
+    for width in (64, 1024, 2048, 8192):
+        x = torch.zeros(50, width, dtype=torch.bfloat16, requires_grad=True)
+        rms_norm(x, torch.zeros(width), 1e-6).backward(torch.zeros_like(x))
+
+
+def activate() -> None:
+    """Forward and backward, of widths that fill tiles and of one that does not."""
+    for dtype in DTYPES:
+        for width in (2816, 4096):
+            x = torch.zeros(50, 2 * width, dtype=dtype, requires_grad=True)
+            swiglu(x).backward(torch.zeros(50, width, dtype=dtype))
 
 
 def _normalize(

@@ -36,9 +36,10 @@ from lmtrain.ops import attention_varlen, self_check
 from lmtrain.ops import backend as chooser
 from lmtrain.ops.attention import attend
 from lmtrain.ops.attention_varlen import attend_either, attend_varlen
-from lmtrain.ops.backend import TORCH, Sizes, bind, choose, describe, operations
+from lmtrain.ops.backend import TORCH, bind, choose, describe, operations
 from lmtrain.ops.config import (
     TRITON_NORM,
+    TRITON_ROW,
     TRITON_TAPS,
     TRITON_WIDTHS,
     AttentionKind,
@@ -47,6 +48,7 @@ from lmtrain.ops.config import (
     backend_problems,
     resolve,
 )
+from lmtrain.ops.kernel import Sizes, Width
 from lmtrain.ops.self_check import check_kernels
 from lmtrain.parallelize import rematerialize
 from lmtrain.settings.engine import Remat
@@ -65,6 +67,8 @@ SIZES = {
     "gated_delta": Sizes("gated_delta", 1, 1, 16, 16, 4),
     "ssd": Sizes("ssd", 1, 2, 16, 16, 4),
 }
+WIDE = {"rms_norm": Width("rms_norm", 24), "swiglu": Width("swiglu", 24)}
+PARTS = SIZES | WIDE
 
 
 def layouts(*quick: str) -> pytest.MarkDecorator:
@@ -363,10 +367,19 @@ def test_a_model_is_refused_that_kernels_do_not_take(monkeypatch: pytest.MonkeyP
     bind(Decoder(config), OpsConfig(backend=Backend.torch), DEVICE, torch.float32)
 
 
+def test_a_stream_too_wide_for_kernels_is_refused() -> None:
+    config = replace(model_config("A"), d_model=16400)
+    with torch.device("meta"):
+        model = Decoder(config)
+    with pytest.raises(ValueError, match="norms of 16400 numbers, and ops.backend=triton takes"):
+        bind(model, OpsConfig(backend=Backend.triton), DEVICE, torch.float32)
+
+
 def test_limits_are_those_of_the_kernels() -> None:
     assert (TRITON_WIDTHS[0], TRITON_WIDTHS[-1]) == (ssd_tiles.LEAST_WIDTH, ssd_tiles.MOST_WIDTH)
     assert TRITON_TAPS == short_conv.MOST_TAPS
     assert TRITON_NORM == gated_norm.MOST_WIDTH_WITH_SKIP
+    assert TRITON_ROW == gated_norm.MOST_WIDTH
 
 
 def test_mixers_without_a_norm_are_checked_without_one() -> None:
@@ -435,9 +448,9 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("cut")
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", PARTS)
 def test_right_kernels_pass_their_self_check(name: str) -> None:
-    check_kernels(operations(Backend.triton), SIZES[name], DEVICE, torch.float32)
+    check_kernels(operations(Backend.triton), PARTS[name], DEVICE, torch.float32)
 
 
 @pytest.mark.usefixtures("cut")
@@ -482,9 +495,17 @@ def test_cards_cut_the_long_document_of_the_self_check(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", PARTS)
 def test_torch_passes_the_self_check(name: str, dtype: torch.dtype) -> None:
-    check_kernels(TORCH, SIZES[name], torch.device("cpu"), dtype)
+    check_kernels(TORCH, PARTS[name], torch.device("cpu"), dtype)
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_wrong_norm_or_unit_is_refused(name: str) -> None:
+    right = getattr(TORCH, name)
+    spoiled = replace(TORCH, by="torch, spoiled", **{name: lambda x, *rest: 1.1 * right(x, *rest)})
+    with pytest.raises(RuntimeError, match=f"{name} by torch, spoiled is wrong"):
+        check_kernels(spoiled, WIDE[name], torch.device("cpu"), torch.float32)
 
 
 def test_a_wrong_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

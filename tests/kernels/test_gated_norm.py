@@ -1,4 +1,4 @@
-"""The gated norm on Triton against its naive form: outputs and every gradient."""
+"""The norm and its gates on Triton against their naive form: outputs and every gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from delta_inputs import relative_error
 from torch import Tensor
 
 from lmtrain.ops import reference
-from lmtrain_kernels.gated_norm import gated_norm
+from lmtrain_kernels.gated_norm import gated_norm, rms_norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +100,34 @@ def test_equals_the_naive_form(name: str, dtype: torch.dtype) -> None:
     assert [y.dtype for y in (actual, *found)] == [dtype, *(y.dtype for y in inputs)]
 
 
+PLAIN = {
+    "two numbers": (3, 2),
+    "a stream": (70, 48),
+    "a stream, in parts": (9, 1300),
+    "many rows": (300, 128),
+    "heads": (37, 3, 64),
+    "heads of odd width": (20, 2, 40),
+}
+
+
+@each_case(PLAIN, TOLERANCE, long=("many rows", torch.bfloat16))
+def test_alone_it_equals_the_naive_form(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    shape = PLAIN[name]
+    row, scale = (torch.randn(s).bfloat16().double().requires_grad_() for s in (shape, shape[-1:]))
+    d_out = torch.randn(shape).bfloat16().double()
+    expected = reference.rms_norm(row, scale, EPS)
+    gradients = torch.autograd.grad(expected, (row, scale), d_out)
+
+    x = slice_of_wider(row if row.ndim == 3 else row[:, None], dtype)
+    weight = scale.detach().float().to(DEVICE).requires_grad_()
+    actual = rms_norm(x if row.ndim == 3 else x[:, 0], weight, EPS)
+    found = torch.autograd.grad(actual, (x, weight), d_out.to(DEVICE, dtype))
+    for a, b in zip((actual, *found), (expected, *gradients), strict=True):
+        assert relative_error(a.view(b.shape), b) < TOLERANCE[dtype]
+    assert [y.dtype for y in (actual, *found)] == [dtype, dtype, torch.float32]
+
+
 def test_gradient_of_another_memory_order() -> None:
     x, gate = (torch.randn(9, 2, 16, device=DEVICE).requires_grad_() for _ in range(2))
     weight = torch.ones(16, device=DEVICE)
@@ -132,6 +160,8 @@ def test_one_operator_for_torch() -> None:
     operator = torch.ops.lmtrain.gated_norm.default
     torch.library.opcheck(operator, (*inputs, *skip, EPS, False))
     torch.library.opcheck(operator, (*inputs, None, None, EPS, True))
+    x, _, weight = inputs
+    torch.library.opcheck(operator, (x, None, weight, None, None, EPS, True))
 
 
 def test_compiles_into_one_graph() -> None:
@@ -173,6 +203,13 @@ def test_refuses(changed: dict[str, Any], says: str) -> None:
         gated_norm(**(arguments | changed), eps=EPS, norm_before_gate=True)
 
 
+def test_a_norm_refuses_other_shapes() -> None:
+    with pytest.raises(ValueError, match=r"\[t, h, d\]"):
+        rms_norm(torch.zeros(16), torch.zeros(16), EPS)
+    with pytest.raises(ValueError, match=r"weight must be \[16\]"):
+        rms_norm(torch.zeros(3, 16), torch.zeros(3), EPS)
+
+
 def test_refuses_a_skip_of_the_widest_rows() -> None:
     x = torch.zeros(1, 1, 16384)
     with pytest.raises(ValueError, match="at most 8192"):
@@ -183,5 +220,5 @@ def test_refuses_a_skip_of_the_widest_rows() -> None:
 @each_card
 def test_compiles_ahead_of_time(card: int) -> None:
     kernels = compiled("pointwise_cases", "normalize", card)
-    assert len(kernels) == 18
+    assert len(kernels) == 26
     assert not problems(kernels, tensor_cores=frozenset())

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from emulation import failures
 
-KINDS = ["gated_delta", "wide_delta", "ssd", "short_conv", "gated_norm", "l2_norm", "span", "model"]
+KINDS = [
+    *("gated_delta", "wide_delta", "ssd", "short_conv", "gated_norm", "rms_norm", "l2_norm"),
+    *("swiglu", "span", "model"),
+]
 
 
 @pytest.mark.slow

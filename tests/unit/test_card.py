@@ -30,7 +30,7 @@ from lmtrain.layout import SequenceLayout
 from lmtrain.models.decoder import Decoder
 from lmtrain.ops import attention, attention_kernels
 from lmtrain.ops.attention_varlen import attend_either
-from lmtrain.ops.backend import Mixer, operations
+from lmtrain.ops.backend import Part, operations
 from lmtrain.ops.config import Backend
 from lmtrain.parallel import collectives, zeco
 from lmtrain.parallel.collectives import Group, Traffic
@@ -40,7 +40,7 @@ from lmtrain.parallel.strategy import FITS, Strategy
 from lmtrain.parallelize import rematerialize, share_rows
 from lmtrain.planner import planner
 from lmtrain.settings.engine import Remat
-from lmtrain_kernels import gated_delta, gated_norm, l2_norm, short_conv, ssd
+from lmtrain_kernels import gated_delta, gated_norm, l2_norm, short_conv, ssd, swiglu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +79,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_kernels, "_kernel", lambda _: attention_kernels._Flash())  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(JITFunction, "run", lambda *_, **__: None)
     monkeypatch.setattr(InterpretedFunction, "run", lambda *_, **__: None)
-    for module in (gated_delta, gated_norm, l2_norm, short_conv, ssd):
+    for module in (gated_delta, gated_norm, l2_norm, short_conv, ssd, swiglu):
         for operation in vars(module).values():
             if isinstance(operation, CustomOpDef):
                 monkeypatch.setattr(operation, "_abstract_fn", operation._init_fn)  # pyright: ignore[reportPrivateUsage]
@@ -106,7 +106,7 @@ def build(settings: ModelConfig, backend: Backend) -> Decoder:
     if backend is Backend.triton:
         chosen = replace(chosen, attend=attend_either)
     for module in model.modules():
-        if isinstance(module, Mixer):
+        if isinstance(module, Part):
             module.use(chosen)
     return model
 

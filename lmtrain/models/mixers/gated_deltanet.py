@@ -15,8 +15,9 @@ from torch import nn
 
 from lmtrain.models.layers import Linear, RMSNorm
 from lmtrain.models.mixers.base import RecurrentState, advance, convolve_next, scan
-from lmtrain.ops.backend import TORCH, Sizes
+from lmtrain.ops.backend import TORCH
 from lmtrain.ops.conv import short_conv
+from lmtrain.ops.kernel import Sizes
 
 if TYPE_CHECKING:
     from torch import Tensor

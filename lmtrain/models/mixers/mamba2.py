@@ -14,8 +14,9 @@ from torch import nn
 
 from lmtrain.models.layers import Linear
 from lmtrain.models.mixers.base import RecurrentState, advance, convolve_next, scan
-from lmtrain.ops.backend import TORCH, Sizes
+from lmtrain.ops.backend import TORCH
 from lmtrain.ops.conv import short_conv
+from lmtrain.ops.kernel import Sizes
 from lmtrain.ops.norm import add_skip
 
 if TYPE_CHECKING:
