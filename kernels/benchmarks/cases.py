@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from lmtrain.layout import SequenceLayout
 from lmtrain.ops import reference
+from lmtrain.ops.rotary import angles, frequencies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -377,6 +378,40 @@ class SwiGlu(Case):
         return Cost(5 * 2 * self.tokens * self.width, 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rotary(Case):
+    """``x [t, h, d]``: queries or keys of attention, whole heads turned."""
+
+    operation = "rotary"
+    heads: int
+    width: int
+
+    @property
+    def sizes(self) -> str:
+        """Heads and their width."""
+        return f"{self.heads} of {self.width}"
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """One input."""
+        return (normal(generator, self.tokens, self.heads, self.width),)
+
+    def tables(self, layout: SequenceLayout) -> tuple[Tensor, Tensor]:
+        """``cos, sin [t, 1, d / 2]`` fp32."""
+        return angles(layout, of=frequencies(self.width, 1e5))
+
+    def expected(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> Tensor:
+        """The definition."""
+        return reference.rotate(inputs[0], *self.tables(layout))
+
+    def forward(self) -> Cost:
+        """``x`` and the tables in, ``y`` out."""
+        return Cost(4 * self.tokens * (self.heads + 1) * self.width, 0)
+
+    def backward(self) -> Cost:
+        """``dy`` and the tables in, ``dx`` out."""
+        return self.forward()
+
+
 def _packed(tokens: int) -> tuple[int, ...]:
     """Documents of every length, few of them long."""
     drawn = np.random.default_rng(0).lognormal(6.5, 1.3, tokens).astype(int) + 1
@@ -418,6 +453,7 @@ CASES: tuple[Case, ...] = (
     RmsNorm(lengths=(32_768,), width=2048),
     SwiGlu(lengths=(8192,), width=2816),
     SwiGlu(lengths=(32_768,), width=5632),
+    Rotary(lengths=(32_768,), heads=16, width=128),
 )
 """What the kernels are judged by."""
 
@@ -430,5 +466,6 @@ SMOKE: tuple[Case, ...] = (
     L2Norm(lengths=(20,), heads=2, width=32),
     RmsNorm(lengths=(20,), width=96),
     SwiGlu(lengths=(20,), width=48),
+    Rotary(lengths=(20, 7), heads=2, width=32),
 )
 """One of each, small enough for Triton's interpreter."""

@@ -25,6 +25,7 @@ from benchmarks.cases import (
     L2Norm,
     NormThenGate,
     RmsNorm,
+    Rotary,
     ShortConv,
     Ssd,
     SwiGlu,
@@ -277,6 +278,27 @@ def _compiled_swiglu(case: SwiGlu, layout: SequenceLayout) -> Run:
     return torch.compile(swiglu_of(Backend.torch)(case, layout), dynamic=False)
 
 
+def rotary_of(backend: Backend) -> Contender:
+    """Rotary positions of one of our backends."""
+
+    def build(case: Rotary, layout: SequenceLayout) -> Run:
+        cos, sin = case.tables(layout)
+        return lambda x: operations(backend).rotate(x, cos, sin)
+
+    return build
+
+
+def _fla_rotary(case: Rotary, layout: SequenceLayout) -> Run:
+    from fla.modules.rotary import rotary_embedding
+
+    cos, sin = (table[:, 0] for table in case.tables(layout))
+    return lambda x: rotary_embedding(x[None], cos, sin)[0]
+
+
+def _compiled_rotary(case: Rotary, layout: SequenceLayout) -> Run:
+    return torch.compile(rotary_of(Backend.torch)(case, layout), dynamic=False)
+
+
 _TORCH = Backend.torch
 _CONTENDERS: dict[type[Case], dict[str, Contender]] = {
     GatedDelta: {
@@ -326,5 +348,11 @@ _CONTENDERS: dict[type[Case], dict[str, Contender]] = {
         "fla": _fla_swiglu,
         "torch": swiglu_of(_TORCH),
         "torch.compile": _compiled_swiglu,
+    },
+    Rotary: {
+        OURS: rotary_of(Backend.triton),
+        "fla": _fla_rotary,
+        "torch": rotary_of(_TORCH),
+        "torch.compile": _compiled_rotary,
     },
 }

@@ -141,7 +141,7 @@ def _attention(config: AttentionConfig, d: int, *, fused: bool) -> Activations:
             normed,
         ),
         Numbers(projected + inner + d, config.heads),
-        Numbers(2 * inner + 2 * shared + copies // 2 + gate, 0, qk),
+        Numbers(2 * inner + 2 * shared + copies // 2 + gate, 0, 0 if fused else qk),
     )
 
 

@@ -1,7 +1,7 @@
 """Which implementation of an operation runs: the one place that chooses.
 
-A backend has the recurrences, the short convolution, the norms and SwiGLU; attention is torch's.
-Parts of a model take theirs in ``use``, and never ask which it is.
+A backend has the recurrences, the short convolution, norms, SwiGLU and rotary positions; attention
+is torch's own. Parts of a model take theirs in ``use``, and never ask which it is.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ from lmtrain.ops.kernel import (
     L2Norm,
     NormThenGate,
     RmsNorm,
+    Rotate,
     Sizes,
     SwiGlu,
     Width,
 )
 from lmtrain.ops.norm import gate_then_norm, l2_norm, norm_then_gate, rms_norm
 from lmtrain.ops.recurrence import Recurrence
+from lmtrain.ops.rotary import rotate
 from lmtrain.ops.ssd import ScalarDecay
 
 if TYPE_CHECKING:
@@ -59,13 +61,14 @@ class Operations:
     gate_then_norm: GateThenNorm
     rms_norm: RmsNorm
     swiglu: SwiGlu
+    rotate: Rotate
     attend: Attend = attend
 
 
 TORCH = Operations(
     *(Backend.torch, f"torch {torch.__version__}"),
     *(GatedDelta(), ScalarDecay(), short_conv, l2_norm, norm_then_gate, gate_then_norm),
-    *(rms_norm, swiglu),
+    *(rms_norm, swiglu, rotate),
 )
 """On any device, in any dtype."""
 
@@ -181,7 +184,7 @@ def _reference() -> Operations:
         *(Backend.reference, "the reference, token by token"),
         *(naive.gated_delta, naive.ssd, reference.short_conv),
         *(reference.l2_norm, reference.norm_then_gate, reference.gate_then_norm),
-        *(reference.rms_norm, reference.swiglu),
+        *(reference.rms_norm, reference.swiglu, reference.rotate),
     )
 
 
@@ -195,7 +198,7 @@ def _triton() -> Operations:
         *(Backend.triton, f"triton {version('triton')}"),
         *(TritonGatedDelta(), TritonScalarDecay(), pointwise.short_conv),
         *(pointwise.l2_norm, pointwise.norm_then_gate, pointwise.gate_then_norm),
-        *(pointwise.rms_norm, pointwise.swiglu),
+        *(pointwise.rms_norm, pointwise.swiglu, pointwise.rotate),
     )
 
 
@@ -207,7 +210,7 @@ def _fla() -> Operations:
         *(Backend.fla, f"fla {version('fla-core')}"),
         *(peers.fla_gated_delta, peers.fla_ssd, peers.fla_short_conv),
         *(peers.fla_l2_norm, peers.fla_norm_then_gate, peers.fla_gate_then_norm),
-        *(peers.fla_rms_norm, peers.fla_swiglu),
+        *(peers.fla_rms_norm, peers.fla_swiglu, peers.fla_rotate),
     )
 
 

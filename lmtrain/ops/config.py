@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Backend(StrEnum):
-    """Whose implementation of the recurrences, the short convolution, norms and SwiGLU runs."""
+    """Whose recurrences, short convolution, norms, SwiGLU and rotary positions run."""
 
     auto = "auto"
     reference = "reference"

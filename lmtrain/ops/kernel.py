@@ -65,6 +65,14 @@ class SwiGlu(Protocol):
         ...
 
 
+class Rotate(Protocol):
+    """Rotary positions: ``x [t, h, d]`` by ``cos, sin [t, 1, n]``, in the dtype of ``x``."""
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """The first ``2 n`` dimensions of each head turned."""
+        ...
+
+
 class L2Norm(Protocol):
     """``scale * x`` over its norm: ``[t, h, d]``, in the dtype of ``x`` or a wider one."""
 
@@ -109,9 +117,11 @@ class Sizes(NamedTuple):
 
 
 class Width(NamedTuple):
-    """What a norm or an MLP calls its operation with."""
+    """What a norm, an MLP or attention calls its operation with."""
 
     operation: str
-    """``rms_norm`` or ``swiglu``."""
+    """``rms_norm``, ``swiglu`` or ``rotate``."""
     numbers: int
-    """Of a normed row, or of an output."""
+    """Of a normed row, an output or a head."""
+    turned: int = 0
+    """Of a head, the first ones."""

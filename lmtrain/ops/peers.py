@@ -124,6 +124,13 @@ def fla_swiglu(gate_up: Tensor) -> Tensor:
     return swiglu(*gate_up.chunk(2, -1))
 
 
+def fla_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As ``ops.rotary.rotate``: tables of tokens, which are one row to them."""
+    from fla.modules.rotary import rotary_embedding
+
+    return rotary_embedding(x[None], cos[:, 0], sin[:, 0])[0]
+
+
 def fla_norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     """As ``ops.norm.norm_then_gate``."""
     from fla.modules.fused_norm_gate import rms_norm_gated

@@ -45,9 +45,14 @@ def rotary(x: Tensor, position: Tensor, theta: float, *, width: int) -> Tensor:
     half = width // 2
     frequency = theta ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = (position[:, None] * frequency)[:, None].to(x.dtype)
-    a, b, rest = x[..., :half], x[..., half:width], x[..., width:]
-    turned = a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()
-    return torch.cat([*turned, rest], -1)
+    return rotate(x, angle.cos(), angle.sin())
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Each head ``(a, b, rest)`` as ``(a cos - b sin, b cos + a sin, rest)``."""
+    n = cos.shape[-1]
+    a, b = x[..., :n], x[..., n : 2 * n]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., 2 * n :]], -1)
 
 
 def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout) -> Tensor:

@@ -71,7 +71,7 @@ def check_kernels(
             )
 
 
-def _of_width(operations: Operations, sizes: Width, _: torch.device) -> Iterator[Case]:
+def _of_width(operations: Operations, sizes: Width, device: torch.device) -> Iterator[Case]:
     draw, t, width = _numbers(), len(LAYOUT), sizes.numbers
     if sizes.operation == "rms_norm":
         yield Case(
@@ -80,6 +80,17 @@ def _of_width(operations: Operations, sizes: Width, _: torch.device) -> Iterator
             lambda x, w: (reference.rms_norm(x, w, 1e-6),),
             [draw(t, width), draw(width)],
             exact=1,
+        )
+    elif sizes.operation == "rotate":
+        angles = 9 * draw(t, 1, sizes.turned // 2)
+        cos, sin = angles.cos(), angles.sin()
+        there = [table.to(device, torch.float32) for table in (cos, sin)]
+        yield Case(
+            "rotate",
+            lambda x: (operations.rotate(x, *there),),
+            lambda x: (reference.rotate(x, cos, sin),),
+            [draw(t, 2, width)],
+            exact=0,
         )
     else:
         yield Case(

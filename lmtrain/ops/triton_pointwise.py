@@ -1,7 +1,7 @@
-"""The short convolution, the norms and SwiGLU by Triton kernels.
+"""The short convolution, norms, SwiGLU and rotary positions by Triton kernels.
 
-Where torch.compile makes code of what lies between kernels, norms and SwiGLU are torch's: they fuse
-with what is around them.
+Where torch.compile makes code of what lies between kernels, norms of the stream, SwiGLU and rotary
+positions are torch's: they fuse with what is around them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from lmtrain.ops import activation, norm
+from lmtrain.ops import rotary as positions
 from lmtrain_kernels import gated_norm as norms
 from lmtrain_kernels import l2_norm as heads
+from lmtrain_kernels import rotary as turns
 from lmtrain_kernels import short_conv as convolutions
 from lmtrain_kernels import swiglu as units
 
@@ -45,6 +47,13 @@ def swiglu(gate_up: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return activation.swiglu(gate_up)
     return units.swiglu(gate_up)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As ``ops.rotary.rotate``."""
+    if torch.compiler.is_compiling():
+        return positions.rotate(x, cos, sin)
+    return turns.rotary(x, cos, sin)
 
 
 def norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:

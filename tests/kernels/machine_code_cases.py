@@ -11,6 +11,7 @@ import test_delta_forward
 import test_gated_delta
 import test_gated_norm
 import test_l2_norm
+import test_rotary
 import test_short_conv
 import test_ssd
 import test_swiglu
@@ -38,7 +39,7 @@ QUICK = {
     *("wide_delta usual head sizes", "ssd usual head sizes"),
     *("short_conv a document that began before", "gated_norm a weight for all heads"),
     *("gated_norm skip, groups", "l2_norm (65, 2, 128)"),
-    *("rms_norm heads", "swiglu (7, 96)"),
+    *("rms_norm heads", "swiglu (7, 96)", "rotary (37, 3, 64, 32)"),
 }
 """What every test run sees, on Hopper."""
 
@@ -86,6 +87,9 @@ def _pointwise() -> Iterator[tuple[str, Callable[[], None]]]:
     unit = test_swiglu.test_equals_the_naive_form
     for shape in values_of(unit, "shape"):
         yield f"swiglu {shape}", partial(unit, shape, BF16)
+    turned = test_rotary.test_equals_the_naive_form
+    for shape in values_of(turned, "shape"):
+        yield f"rotary {shape}", partial(turned, shape, BF16)
     for shape in values_of(test_l2_norm.test_equals_the_naive_form, "shape"):
         yield f"l2_norm {shape}", partial(test_l2_norm.test_equals_the_naive_form, shape, BF16)
 

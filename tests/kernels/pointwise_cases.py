@@ -1,10 +1,11 @@
-"""What is compiled ahead of time of the short convolution, the norms and SwiGLU."""
+"""What is compiled ahead of time of the short convolution, norms, SwiGLU and rotary positions."""
 
 from __future__ import annotations
 
 import torch
 
 from lmtrain_kernels.gated_norm import gated_norm, rms_norm
+from lmtrain_kernels.rotary import rotary
 from lmtrain_kernels.short_conv import short_conv, short_conv_step
 from lmtrain_kernels.swiglu import swiglu
 
@@ -63,3 +64,12 @@ def _normalize(
     skip = (u, torch.zeros(skips)) if skips else None
     y = gated_norm(x, gate, weight, 1e-6, norm_before_gate=not gate_first, skip=skip)
     y.backward(torch.zeros_like(y))
+
+
+def turn() -> None:
+    """Forward and backward, whole heads and parts of them."""
+    for dtype in DTYPES:
+        for width, pairs in ((128, 64), (256, 32)):
+            x = torch.zeros(50, 4, width, dtype=dtype, requires_grad=True)
+            table = torch.zeros(50, 1, pairs)
+            rotary(x, table, table).backward(torch.zeros_like(x))

@@ -67,7 +67,11 @@ SIZES = {
     "gated_delta": Sizes("gated_delta", 1, 1, 16, 16, 4),
     "ssd": Sizes("ssd", 1, 2, 16, 16, 4),
 }
-WIDE = {"rms_norm": Width("rms_norm", 24), "swiglu": Width("swiglu", 24)}
+WIDE = {
+    "rms_norm": Width("rms_norm", 24),
+    "swiglu": Width("swiglu", 24),
+    "rotate": Width("rotate", 24, 16),
+}
 PARTS = SIZES | WIDE
 
 
@@ -501,7 +505,7 @@ def test_torch_passes_the_self_check(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", WIDE)
-def test_a_wrong_norm_or_unit_is_refused(name: str) -> None:
+def test_a_wrong_operation_of_one_width_is_refused(name: str) -> None:
     right = getattr(TORCH, name)
     spoiled = replace(TORCH, by="torch, spoiled", **{name: lambda x, *rest: 1.1 * right(x, *rest)})
     with pytest.raises(RuntimeError, match=f"{name} by torch, spoiled is wrong"):

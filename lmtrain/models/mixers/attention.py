@@ -13,7 +13,8 @@ from lmtrain.models.layers import Linear, RMSNorm
 from lmtrain.models.rope import USED, RopeKind
 from lmtrain.ops.attention import attend
 from lmtrain.ops.backend import TORCH
-from lmtrain.ops.rotary import angles, frequencies, interpolated, llama3, rotate, yarn
+from lmtrain.ops.kernel import Width
+from lmtrain.ops.rotary import angles, frequencies, interpolated, llama3, yarn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,15 +59,18 @@ class Attention(nn.Module):
         q, k = (inner, shared) if config.qk_norm_joint else (self.head_dim, self.head_dim)
         self.q_norm = RMSNorm.of(q, norm) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm.of(k, norm) if config.qk_norm else nn.Identity()
-        self.angles = partial(angles, of=_frequencies(config, config.rotary_width(d_model)))
+        self.turned = config.rotary_width(d_model)
+        self.angles = partial(angles, of=_frequencies(config, self.turned))
         self.use(TORCH)
 
     def use(self, operations: Operations) -> None:
         """Compute with these operations; a strategy may take the place of ``kernel`` later."""
         self.kernel: Kernel = partial(operations.attend, window=self.window)
+        self.rotate = operations.rotate
 
-    def sizes(self) -> None:
-        """Attention is torch's own: nothing to check."""
+    def sizes(self) -> Width | None:
+        """What rotary positions are called with; attention is torch's own."""
+        return Width("rotate", self.head_dim, self.turned) if self.config.rope else None
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out."""
@@ -98,7 +102,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if self.config.rope:
             tables = self.angles(layout)
-            q, k = (rotate(y, *tables) for y in (q, k))
+            q, k = (self.rotate(y, *tables) for y in (q, k))
         return q, k, v, gate
 
     def _finish(self, heads: Tensor, gate: Tensor) -> Tensor:
