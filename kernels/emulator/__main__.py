@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import CASES, Case, GatedDelta, ShortConv, Ssd
+from benchmarks.cases import CASES, Case, GatedDelta, RmsNorm, ShortConv, Ssd, SwiGlu
 from benchmarks.contenders import OURS, contenders
 from benchmarks.work import operations_of
 from emulator.counters import SECTOR, UNITS, Meter, Profile
@@ -77,6 +77,8 @@ def _cut(case: Case, tokens: int) -> Case:
         return replace(small, groups=1, heads=min(HEADS, case.heads // case.groups))
     if isinstance(case, ShortConv):
         return replace(small, channels=min(CHANNELS, case.channels))
+    if isinstance(case, RmsNorm | SwiGlu):
+        return small
     return replace(small, heads=min(HEADS, small.heads))
 
 

@@ -113,11 +113,14 @@ class _Plan(NamedTuple):
     constants: dict[str, Any]
 
     @classmethod
-    def of(cls, kernel: str, x: Tensor, weight: Tensor, u: Tensor | None) -> _Plan:
+    def of(
+        cls, kernel: str, x: Tensor, gate: Tensor | None, weight: Tensor, u: Tensor | None
+    ) -> _Plan:
         t, h, d = x.shape
         alike = weight.numel() == d and u is None
         width = padded(d)
-        launch = tuned(kernel, x.device, width=width, skip=int(u is not None))
+        key = {"width": width, "skip": int(u is not None), "gated": int(gate is not None)}
+        launch = tuned(kernel, x.device, **key)
         wanted = launch.pop("PROGRAMS") * multiprocessors(x.device, MULTIPROCESSORS_ELSEWHERE)
         launch["BLOCK"] = min(width, launch.get("BLOCK", width))
         height = max(1, launch.pop("NUMBERS") // width)
@@ -141,7 +144,7 @@ def _gated_norm(
     """The result, and ``[t, h]`` fp32: what each row was multiplied by to norm it."""
     t, h, d = x.shape
     out, inverse = x.new_empty(t, h, d), x.new_empty(t, h, dtype=torch.float32)
-    plan = _Plan.of("gated_norm_forward", x, weight, u)
+    plan = _Plan.of("gated_norm_forward", x, gate, weight, u)
     forward[(plan.programs * plan.lanes,)](
         x, gate, weight, u, scale, out, inverse, t, eps, plan.run, *x.stride()[:2],
         *_strides(gate), *_strides(u), _part(x, scale), weight.numel() > d, norm_before_gate,
@@ -169,7 +172,7 @@ def _gated_norm_backward(
     """``dx``, ``d_gate`` if gated, fp32 ``d_weight``; with a skip ``du`` and fp32 ``d_scale``."""
     t, _, d = x.shape
     d_out = d_out if d_out.stride(2) == 1 else d_out.contiguous()
-    plan = _Plan.of("gated_norm_backward", x, weight, u)
+    plan = _Plan.of("gated_norm_backward", x, gate, weight, u)
     sums = x.new_empty(plan.programs, plan.lanes * d, dtype=torch.float32)
     dx, d_gate, du = (None if y is None else y.new_empty(x.shape) for y in (x, gate, u))
     scale_sums = None if u is None else torch.empty_like(sums)

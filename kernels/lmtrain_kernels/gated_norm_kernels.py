@@ -157,14 +157,13 @@ def backward(
                 )  # fmt: skip
             normed, d_normed, opened = _terms(d_out, x, gate, weight, inverse, NORM_FIRST, GATED)
             dx = (d_normed - normed * mean) * inverse
-            d_weight = d_out * normed
             target = row * WIDTH + part * BLOCK + column
+            d_weight = d_weights[part] + d_out * normed
             if GATED:
                 d_gate, dx, d_weight = _through_gate(
-                    dx, d_weight, d_out, x, gate, weight, normed, opened, NORM_FIRST
+                    dx, d_weights[part], d_out, x, gate, weight, normed, opened, NORM_FIRST
                 )
                 store(d_gate_pointer + target, d_gate, kept)
-            d_weight += d_weights[part]
             store(dx_pointer + target, dx, kept)
             more_weights = more_weights + (d_weight,)
             more_scales = more_scales + (d_scales[part] + dx * u,)
@@ -231,12 +230,13 @@ def _terms(
 def _through_gate(
     dx, d_weight, d_out, x, gate, weight, normed, opened, NORM_FIRST: tl.constexpr
 ):  # fmt: skip
-    """The gradient of the gate, and those of the row and the weight with it."""
+    """The gradient of the gate, that of the row with it, and more of that of the weight."""
     silu = gate * opened
     if NORM_FIRST:
-        d_weight *= silu
+        d_weight += d_out * normed * silu
         d_gate = d_out * weight * normed
     else:
+        d_weight += d_out * normed
         d_gate = dx * x
         dx *= silu
     return d_gate * (opened + silu * (1 - opened)), dx, d_weight
