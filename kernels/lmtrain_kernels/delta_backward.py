@@ -17,6 +17,7 @@ from lmtrain_kernels.dots import (
     load_numbers,
     load_tile,
     padded,
+    parts,
     piece,
     store_tile,
 )
@@ -157,7 +158,7 @@ def _scan_back(
     leaving, d_initial = torch.empty_like(local), torch.empty_like(local[0])
     _, heads, key, value = local.shape
     launched = launch("delta_segments_backward", transition, value)
-    blocks = triton.cdiv(value, launched["BV"])
+    blocks = parts(value, launched["BV"])
     _segments_kernel[(len(documents) * heads * blocks,)](
         *(transition, local, d_final, leaving, d_initial, documents, len(documents)),
         H=heads,
@@ -209,7 +210,7 @@ def _states(
     """
     (heads, value), (groups, key) = d_out.shape[1:], k.shape[1:]
     launched = launch("delta_states_backward", k, value)
-    _states_kernel[(len(segments) * heads * triton.cdiv(value, launched["BV"]),)](
+    _states_kernel[(len(segments) * heads * parts(value, launched["BV"]),)](
         *(q, k, prepared.w, prepared.total, d_out, d_written, leaving, *results),
         *(chunks, segments, first, 0 if leaving is None else len(leaving)),
         H=heads,

@@ -26,7 +26,7 @@ from lmtrain_kernels.delta_states import (
     segment_bounds,
     summarize_segments,
 )
-from lmtrain_kernels.dots import add_dot, dot, load_numbers, load_tile, padded, store_tile
+from lmtrain_kernels.dots import add_dot, dot, load_numbers, load_tile, padded, parts, store_tile
 from lmtrain_kernels.tuned import tuned
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def walk(
     out, final = torch.empty_like(v), k.new_empty(heads, key, value, dtype=torch.float32)
     launch = tuned("delta_forward", k.device, key=padded(key))
     block = min(launch.pop("BLOCK"), padded(value))
-    _walk_outputs[(len(table.segments) * heads * triton.cdiv(value, block),)](
+    _walk_outputs[(len(table.segments) * heads * parts(value, block),)](
         *(q, k, v, beta, total, inverse, scores, table.chunks, table.segments),
         *(entering, len(entering), table.last, out, final),
         HEADS=heads,

@@ -15,7 +15,15 @@ import torch
 import triton
 import triton.language as tl
 
-from lmtrain_kernels.dots import add_dot, between, load_numbers, load_tile, padded, store_tile
+from lmtrain_kernels.dots import (
+    add_dot,
+    between,
+    load_numbers,
+    load_tile,
+    padded,
+    parts,
+    store_tile,
+)
 from lmtrain_kernels.tuned import tuned
 
 if TYPE_CHECKING:
@@ -41,7 +49,7 @@ def outputs(
     out = torch.empty_like(written)
     launch = tuned("delta_outputs", q.device, dtype=str(q.dtype).removeprefix("torch."))
     block = min(launch.pop("VALUE_BLOCK"), padded(value))
-    _outputs[(len(table.chunks) * heads * triton.cdiv(value, block),)](
+    _outputs[(len(table.chunks) * heads * parts(value, block),)](
         *(q, k, total, states, written, table.chunks, out),
         HEADS=heads,
         SHARED=heads // groups,

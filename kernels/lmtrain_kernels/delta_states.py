@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lmtrain_kernels.dots import add_dot, load_numbers, load_tile, padded, piece, store_tile
+from lmtrain_kernels.dots import add_dot, load_numbers, load_tile, padded, parts, piece, store_tile
 from lmtrain_kernels.tuned import tuned
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def pass_states(k: Tensor, prepared: Prepared, table: ChunkTable, entering: Tens
     written = k.new_empty(t, heads, value)
     final = k.new_empty(heads, key, value, dtype=torch.float32)
     launch = _launch("delta_states", k, prepared)
-    blocks = triton.cdiv(value, launch["BLOCK"])
+    blocks = parts(value, launch["BLOCK"])
     _walk[(len(table.segments) * heads * blocks,)](
         *(k, prepared.w, prepared.u, prepared.total, table.chunks, table.segments),
         *(entering, len(entering), table.last, states, written, final),
@@ -130,7 +130,7 @@ def _summarize(
     transition = new(len(segments), heads, key, key)
     launch = _launch("delta_summary", k, prepared)
     wanted = (state, transition) if through else (state,)
-    blocks = sum(triton.cdiv(x.shape[3], launch["BLOCK"]) for x in wanted)
+    blocks = sum(parts(x.shape[3], launch["BLOCK"]) for x in wanted)
     _summarize_segment[(len(segments) * heads * blocks,)](
         *(k, prepared.w, prepared.u, prepared.total, chunks, segments, state, transition, blocks),
         **launch,
@@ -150,7 +150,7 @@ def _scan(
     entering, final = torch.empty_like(like), like.new_empty(heads, key, value)
     launch = tuned("delta_scan", like.device, key=padded(key))
     launch["BLOCK"] = min(launch["BLOCK"], padded(value))
-    blocks = triton.cdiv(value, launch["BLOCK"])
+    blocks = parts(value, launch["BLOCK"])
     _scan_segments[(len(documents) * heads * blocks,)](
         *(transition, state, documents, len(documents), initial, entering, final),
         HEADS=heads,

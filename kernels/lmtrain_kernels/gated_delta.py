@@ -23,6 +23,7 @@ from lmtrain_kernels.delta_forward import forward
 from lmtrain_kernels.delta_gradients import gradients
 from lmtrain_kernels.delta_prepare import Prepared, recompute
 from lmtrain_kernels.delta_states import pass_states
+from lmtrain_kernels.operators import operator
 from lmtrain_kernels.table import ChunkTable
 
 
@@ -54,7 +55,7 @@ def gated_delta(
         raise ValueError(f"queries are {list(q.shape)} and keys {list(k.shape)}: make them alike")
     if q.dtype != k.dtype:
         raise ValueError(f"queries are {q.dtype} and keys {k.dtype}: cast one to the other")
-    return _gated_delta(q, k, v, decay, beta, initial, *table)[:2]
+    return _scan(q, k, v, decay, beta, initial, *table)[:2]
 
 
 @torch.library.custom_op("lmtrain::gated_delta", mutates_args=())
@@ -144,11 +145,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(
-    ctx: Any, d_out: Tensor | None, d_final: Tensor | None, *_: Tensor | None
+    backward: Any, ctx: Any, d_out: Tensor | None, d_final: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     q, k, v, beta, total, inverse, transition, entering, *tables = ctx.saved_tensors
     d_out = torch.zeros_like(v) if d_out is None else d_out
-    dq, dk, dv, d_decay, d_beta, d_initial = _gated_delta_backward(
+    dq, dk, dv, d_decay, d_beta, d_initial = backward(
         *(q, k, v, beta, total, inverse, transition, entering, d_out, d_final, *tables),
         ctx.size,
     )
@@ -157,4 +158,4 @@ def _differentiate(
     return *grads, None, None, None, None, None
 
 
-_gated_delta.register_autograd(_differentiate, setup_context=_save)
+_scan = operator(_gated_delta, _gated_delta_backward, _save, _differentiate)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
-from lmtrain_kernels.dots import padded
+from lmtrain_kernels.dots import padded, parts
 from lmtrain_kernels.gated_norm_kernels import backward, forward
+from lmtrain_kernels.operators import operator
 from lmtrain_kernels.pointwise import DTYPES
 from lmtrain_kernels.tuned import multiprocessors, tuned
 
@@ -38,7 +38,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     heads = x[:, None] if x.ndim == 2 else x
     _check(heads, None, weight, None, None)
-    return _gated_norm(heads, None, weight.contiguous(), None, None, eps, True)[0].view(x.shape)
+    return _normalize(heads, None, weight.contiguous(), None, None, eps, True)[0].view(x.shape)
 
 
 def gated_norm(
@@ -71,7 +71,7 @@ def gated_norm(
     u, scale = skip or (None, None)
     _check(x, gate, weight, u, scale)
     weight, scale = weight.contiguous(), None if scale is None else scale.contiguous()
-    return _gated_norm(x, gate, weight, u, scale, eps, norm_before_gate)[0]
+    return _normalize(x, gate, weight, u, scale, eps, norm_before_gate)[0]
 
 
 def _check(
@@ -125,10 +125,10 @@ class _Plan(NamedTuple):
         launch["BLOCK"] = min(width, launch.get("BLOCK", width))
         height = max(1, launch.pop("NUMBERS") // width)
         lanes = 1 if alike else h
-        tiles = triton.cdiv(t * h // lanes, height)
-        run = max(1, triton.cdiv(tiles * lanes, wanted))
+        tiles = parts(t * h // lanes, height)
+        run = max(1, parts(tiles * lanes, wanted))
         constants = {"HEADS": h, "ALIKE": alike, "WIDTH": d, "ROWS": height}
-        return cls(triton.cdiv(tiles, run), lanes, run, constants | launch)
+        return cls(parts(tiles, run), lanes, run, constants | launch)
 
 
 @torch.library.custom_op("lmtrain::gated_norm", mutates_args=())
@@ -211,14 +211,14 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(*tensors, output[1])
 
 
-def _differentiate(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(backward: Any, ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, inverse = ctx.saved_tensors
-    grads = iter(_gated_norm_backward(d_out, *tensors, inverse, ctx.norm_before_gate))
+    grads = iter(backward(d_out, *tensors, inverse, ctx.norm_before_gate))
     found = [None if like is None else next(grads).to(like.dtype) for like in tensors]
     return *found, None, None
 
 
-_gated_norm.register_autograd(_differentiate, setup_context=_save)
+_normalize = operator(_gated_norm, _gated_norm_backward, _save, _differentiate)
 
 
 def _strides(x: Tensor | None) -> tuple[int, int]:

@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lmtrain_kernels.dots import padded
+from lmtrain_kernels.dots import padded, parts
+from lmtrain_kernels.operators import operator
 from lmtrain_kernels.pointwise import DTYPES
 from lmtrain_kernels.tuned import tuned
 
@@ -39,7 +40,7 @@ def l2_norm(x: Tensor, scale: float = 1.0, eps: float = 1e-6) -> Tensor:
             f"x must be [t, h, d] of bf16, fp16 or fp32 with d <= {MOST_WIDTH} and neighbouring "
             f"heads, got {x.dtype} {list(x.shape)} of strides {x.stride()}"
         )
-    return torch.ops.lmtrain.l2_norm(x, scale, eps)
+    return _normalize(x, scale, eps)
 
 
 def _packed(x: Tensor) -> bool:
@@ -75,12 +76,12 @@ def _save(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None
     ctx.save_for_backward(x)
 
 
-def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Tensor, None, None]:
+def _differentiate(backward: Any, ctx: Any, d_out: Tensor) -> tuple[Tensor, None, None]:
     (x,) = ctx.saved_tensors
-    return _l2_norm_backward(d_out, x, ctx.scale, ctx.eps), None, None
+    return backward(d_out, x, ctx.scale, ctx.eps), None, None
 
 
-_l2_norm.register_autograd(_differentiate, setup_context=_save)
+_normalize = operator(_l2_norm, _l2_norm_backward, _save, _differentiate)
 
 
 def _launch(x: Tensor, d_out: Tensor | None, y: Tensor, scale: float, eps: float) -> None:
@@ -90,7 +91,7 @@ def _launch(x: Tensor, d_out: Tensor | None, y: Tensor, scale: float, eps: float
     launch = tuned("l2_norm", x.device, width=block)
     rows = max(1, launch.pop("NUMBERS") // block)
     d_stride = 0 if d_out is None else d_out.stride(0)
-    _kernel[(triton.cdiv(t * heads, rows),)](
+    _kernel[(parts(t * heads, rows),)](
         *(x, d_out, y, t * heads, x.stride(0), d_stride, scale, eps),
         HEADS=heads,
         WIDTH=width,

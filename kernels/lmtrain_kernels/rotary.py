@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lmtrain_kernels.dots import padded
+from lmtrain_kernels.dots import padded, parts
+from lmtrain_kernels.operators import operator
 from lmtrain_kernels.pointwise import DTYPES, load, store
 from lmtrain_kernels.tuned import tuned
 
@@ -47,7 +48,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
                 f"{name} must be fp32 [{len(x)}, 1, n] with n <= {x.shape[2] // 2}, "
                 f"got {table.dtype} {list(table.shape)}"
             )
-    return _rotary(x, cos.contiguous(), sin.contiguous(), False)
+    return _turn(x, cos.contiguous(), sin.contiguous(), False)
 
 
 def _packed(x: Tensor) -> bool:
@@ -63,7 +64,7 @@ def _rotary(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     block = padded(pairs)
     launch = tuned("rotary", x.device)
     rows = max(1, launch.pop("NUMBERS") // block)
-    _kernel[(triton.cdiv(t * heads, rows),)](
+    _kernel[(parts(t * heads, rows),)](
         *(x, cos, sin, y, t * heads, x.stride(0)),
         HEADS=heads,
         WIDTH=width,
@@ -87,12 +88,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
     ctx.save_for_backward(cos, sin)
 
 
-def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(backward: Any, ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
     cos, sin = ctx.saved_tensors
-    return _rotary(d_out, cos, sin, not ctx.back), None, None, None
+    return backward(d_out, cos, sin, not ctx.back), None, None, None
 
 
-_rotary.register_autograd(_differentiate, setup_context=_save)
+_turn = operator(_rotary, _rotary, _save, _differentiate)
 
 
 @triton.jit(do_not_specialize=["count"])

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
+from lmtrain_kernels.dots import parts
+from lmtrain_kernels.operators import operator
 from lmtrain_kernels.pointwise import DTYPES
 from lmtrain_kernels.short_conv_kernels import backward, forward, step
 from lmtrain_kernels.tuned import tuned
@@ -50,7 +51,7 @@ def short_conv(
             f"got {position.dtype} {list(position.shape)}"
         )
     bias, position = (None if y is None else y.contiguous() for y in (bias, position))
-    return _short_conv(x, weight, bias, position, silu)
+    return _convolve(x, weight, bias, position, silu)
 
 
 def short_conv_step(
@@ -73,7 +74,7 @@ def short_conv_step(
         )
     y, after = x.new_empty(b, c), torch.empty_like(tail)
     launch = tuned("short_conv_step", x.device, taps=taps)
-    grid = (triton.cdiv(c, launch["BLOCK"]) * b,)
+    grid = (parts(c, launch["BLOCK"]) * b,)
     step[grid](x, tail, weight, bias, y, after, x.stride(0), c, taps, silu, **launch)
     return y, after
 
@@ -100,7 +101,7 @@ def _short_conv(
     (t, c), taps = x.shape, len(weight)
     y = x.new_empty(t, c)
     launch = tuned("short_conv_forward", x.device, taps=taps)
-    grid = (triton.cdiv(t, launch["ROWS"]) * triton.cdiv(c, launch["BLOCK"]),)
+    grid = (parts(t, launch["ROWS"]) * parts(c, launch["BLOCK"]),)
     forward[grid](
         x, weight.contiguous(), bias, position, y, t, x.stride(0), c, taps, silu, **launch
     )
@@ -125,10 +126,10 @@ def _short_conv_backward(
     (t, c), taps = x.shape, len(weight)
     d_out = d_out if d_out.stride(1) == 1 else d_out.contiguous()
     launch = tuned("short_conv_backward", x.device, taps=taps)
-    programs = triton.cdiv(t, launch["WALKS"] * launch["ROWS"])
+    programs = parts(t, launch["WALKS"] * launch["ROWS"])
     dx = x.new_empty(t, c)
     partial = x.new_empty(programs, taps + 1, c, dtype=torch.float32)
-    grid = (programs * triton.cdiv(c, launch["BLOCK"]),)
+    grid = (programs * parts(c, launch["BLOCK"]),)
     backward[grid](
         d_out, x, weight.contiguous(), bias, position, dx, partial, t,
         x.stride(0), d_out.stride(0), c, taps, silu, **launch,
@@ -147,11 +148,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(backward: Any, ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, position = ctx.saved_tensors
-    dx, sums = _short_conv_backward(d_out, x, weight, bias, position, ctx.silu)
+    dx, sums = backward(d_out, x, weight, bias, position, ctx.silu)
     d_bias = None if bias is None else sums[-1].to(bias.dtype)
     return dx, sums[:-1].to(weight.dtype), d_bias, None, None
 
 
-_short_conv.register_autograd(_differentiate, setup_context=_save)
+_convolve = operator(_short_conv, _short_conv_backward, _save, _differentiate)

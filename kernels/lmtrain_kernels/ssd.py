@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmtrain_kernels.operators import operator
 from lmtrain_kernels.ssd_backward import backward
 from lmtrain_kernels.ssd_forward import forward
 from lmtrain_kernels.ssd_segments import enter_segments, summarize_segments
@@ -43,7 +44,7 @@ def ssd(
             f"queries are {list(q.shape)} in {q.dtype} and keys {list(k.shape)} in {k.dtype}: "
             "make them alike"
         )
-    return _ssd(q, k, v, decay, initial, *table)[:2]
+    return _scan(q, k, v, decay, initial, *table)[:2]
 
 
 @torch.library.custom_op("lmtrain::ssd", mutates_args=())
@@ -117,13 +118,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(
-    ctx: Any, d_out: Tensor | None, d_final: Tensor | None, _: Tensor | None
+    run: Any, ctx: Any, d_out: Tensor | None, d_final: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     q, k, v, decay, entering, *tables = ctx.saved_tensors
     d_out = torch.zeros_like(v) if d_out is None else d_out
-    *grads, d_initial = _ssd_backward(q, k, v, decay, d_out, d_final, entering, *tables, ctx.size)
+    *grads, d_initial = run(q, k, v, decay, d_out, d_final, entering, *tables, ctx.size)
     d_initial = None if ctx.initial is None else d_initial.to(ctx.initial)
     return *grads, d_initial, None, None, None, None, None
 
 
-_ssd.register_autograd(_differentiate, setup_context=_save)
+_scan = operator(_ssd, _ssd_backward, _save, _differentiate)

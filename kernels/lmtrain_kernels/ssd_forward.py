@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lmtrain_kernels.dots import add_dot, dot
+from lmtrain_kernels.dots import add_dot, dot, parts
 from lmtrain_kernels.ssd_tiles import (
     Shapes,
     cumulate,
@@ -52,7 +52,7 @@ def forward(
     final = v.new_empty(shapes.heads, shapes.key, shapes.value, dtype=torch.float32)
     launch = tuned("ssd_forward", v.device, **shapes.launch_key(v.dtype))
     launch["BLOCK"] = min(launch["BLOCK"], power_of_two(shapes.value))
-    grid = (len(table.segments) * shapes.heads, triton.cdiv(shapes.value, launch["BLOCK"]))
+    grid = (len(table.segments) * shapes.heads, parts(shapes.value, launch["BLOCK"]))
     _forward[grid](
         q, k, v, decay, out, entering, final, table.chunks, table.segments, len(entering),
         table.last, shapes.tokens,

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lmtrain_kernels.dots import add_dot, dot
+from lmtrain_kernels.dots import add_dot, dot, parts
 from lmtrain_kernels.ssd_tiles import (
     Shapes,
     cumulate,
@@ -66,7 +66,7 @@ def walk_back(
     shapes = Shapes.of(k, v, decay, table)
     launch = tuned("ssd_reverse", v.device, **shapes.launch_key(v.dtype))
     launch["BLOCK"] = min(launch["BLOCK"], power_of_two(shapes.value))
-    segments, blocks = len(table.segments), triton.cdiv(shapes.value, launch["BLOCK"])
+    segments, blocks = len(table.segments), parts(shapes.value, launch["BLOCK"])
     size = shapes.heads, shapes.key, shapes.value
     result = Reversed(
         torch.empty_like(v),

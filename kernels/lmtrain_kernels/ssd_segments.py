@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lmtrain_kernels.dots import add_dot
+from lmtrain_kernels.dots import add_dot, parts
 from lmtrain_kernels.ssd_tiles import (
     Shapes,
     cumulate,
@@ -147,8 +147,8 @@ def _launch(
     launch["BLOCK_KEY"] = min(launch["BLOCK_KEY"], power_of_two(shapes.key))
     grid = (
         len(segments) * shapes.heads,
-        triton.cdiv(shapes.value, launch["BLOCK"]),
-        triton.cdiv(shapes.key, launch["BLOCK_KEY"]),
+        parts(shapes.value, launch["BLOCK"]),
+        parts(shapes.key, launch["BLOCK_KEY"]),
     )
     _walk[grid](
         *(x.contiguous(), y.contiguous(), decay.contiguous(), entering, states),
@@ -247,7 +247,7 @@ def _launch_scan(
     heads, size = pieces.state.shape[1], pieces.state[0, 0].numel()
     launch = tuned("ssd_scan", documents.device)
     transition, end = whole or (None, None)
-    grid = (len(documents) * heads, triton.cdiv(size, launch["BLOCK"]))
+    grid = (len(documents) * heads, parts(size, launch["BLOCK"]))
     _scan[grid](
         *(pieces.transition, pieces.state, documents, edge, entering, transition, end),
         len(documents) - 1 if reverse else 0,

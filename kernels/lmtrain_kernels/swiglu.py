@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lmtrain_kernels.dots import parts
+from lmtrain_kernels.operators import operator
 from lmtrain_kernels.pointwise import DTYPES, load, sigmoid, store
 from lmtrain_kernels.tuned import tuned
 
@@ -29,7 +31,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
             "gate_up must be [t, 2 h] of bf16, fp16 or fp32, got "
             f"{gate_up.dtype} {list(gate_up.shape)}"
         )
-    return _swiglu(gate_up)
+    return _open(gate_up)
 
 
 @torch.library.custom_op("lmtrain::swiglu", mutates_args=())
@@ -62,19 +64,19 @@ def _save(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx: Any, d_out: Tensor) -> Tensor:
+def _differentiate(backward: Any, ctx: Any, d_out: Tensor) -> Tensor:
     (gate_up,) = ctx.saved_tensors
-    return _swiglu_backward(d_out, gate_up)
+    return backward(d_out, gate_up)
 
 
-_swiglu.register_autograd(_differentiate, setup_context=_save)
+_open = operator(_swiglu, _swiglu_backward, _save, _differentiate)
 
 
 def _launch(gate_up: Tensor, d_out: Tensor | None, result: Tensor) -> None:
     """Into ``result``: the output, or the gradient of the input."""
     t, width = len(gate_up), gate_up.shape[1] // 2
     launch = tuned("swiglu", gate_up.device)
-    grid = (triton.cdiv(t, launch["ROWS"]) * triton.cdiv(width, launch["BLOCK"]),)
+    grid = (parts(t, launch["ROWS"]) * parts(width, launch["BLOCK"]),)
     _kernel[grid](gate_up, d_out, result, t, WIDTH=width, **launch)
 
 

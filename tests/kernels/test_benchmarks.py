@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -217,3 +220,14 @@ def test_a_wrong_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tune(["--smoke", "--out", "no/where.json"])
     assert "--out no/where.json: there is no such folder" in capsys.readouterr().err
+
+
+def test_what_calls_cost_the_host(tmp_path: Path) -> None:
+    environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "benchmarks.host", "--calls", "1"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
+    told = [line.split("\u2502")[1:-1] for line in done.stdout.splitlines() if " us " in line]
+    assert [line[0].strip() for line in told] == [case.operation for case in SMOKE]
+    assert all(int(cell.split()[0]) > 0 for line in told for cell in line[1:])

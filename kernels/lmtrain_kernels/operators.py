@@ -1,0 +1,55 @@
+"""Operators of torch that cost the host little where no graph is made of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch._library.custom_ops import CustomOpDef
+
+
+def operator(
+    registered: CustomOpDef,
+    backward: CustomOpDef,
+    save: Callable[..., None],
+    differentiate: Callable[..., Any],
+) -> Callable[..., Any]:
+    """``registered`` with a gradient; without torch's dispatcher where nothing asks for operators.
+
+    It takes the host 30 us a call and way, as much as a launch: at rows of a few thousand tokens a
+    card would wait for it. Graphs and modes, such as selective rematerialisation, see operators.
+
+    Args:
+        registered: the forward pass.
+        backward: what ``differentiate`` calls.
+        save: ``(ctx, inputs, output)``, as ``register_autograd`` wants it.
+        differentiate: ``(backward, ctx, *gradients)`` to gradients of all inputs.
+    """
+    registered.register_autograd(partial(differentiate, backward), setup_context=save)
+    compute, go_back = registered._init_fn, partial(differentiate, backward._init_fn)  # pyright: ignore[reportPrivateUsage]
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = compute(*inputs)
+            save(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, *gradients: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return go_back(ctx, *gradients)
+
+    def call(*inputs: Any) -> Any:
+        if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+            return registered(*inputs)
+        return Eager.apply(*inputs)
+
+    return call
