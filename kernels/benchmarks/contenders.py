@@ -291,7 +291,7 @@ def rotary_of(backend: Backend) -> Contender:
 def _fla_rotary(case: Rotary, layout: SequenceLayout) -> Run:
     from fla.modules.rotary import rotary_embedding
 
-    cos, sin = (table[:, 0] for table in case.tables(layout))
+    cos, sin = (table[:, 0].bfloat16() for table in case.tables(layout))
     return lambda x: rotary_embedding(x[None], cos, sin)[0]
 
 

@@ -40,7 +40,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, width: int, *, eps: float, zero_centered: bool = False) -> None:
         super().__init__()
-        self.eps, self.zero_centered = eps, zero_centered
+        self.width, self.eps, self.zero_centered = width, eps, zero_centered
         self.weight = nn.Parameter(torch.empty(width))
         self.use(TORCH)
 
@@ -55,7 +55,7 @@ class RMSNorm(nn.Module):
 
     def sizes(self) -> Width:
         """What its operation is called with."""
-        return Width("rms_norm", self.weight.numel())
+        return Width("rms_norm", self.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[t, width]`` or ``[t, heads, width]`` in and out."""

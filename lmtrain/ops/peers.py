@@ -125,10 +125,11 @@ def fla_swiglu(gate_up: Tensor) -> Tensor:
 
 
 def fla_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """As ``ops.rotary.rotate``: tables of tokens, which are one row to them."""
+    """As ``ops.rotary.rotate``, by tables in the dtype of ``x``; tokens are one row to them."""
     from fla.modules.rotary import rotary_embedding
 
-    return rotary_embedding(x[None], cos[:, 0], sin[:, 0])[0]
+    cos, sin = (table[:, 0].to(x.dtype) for table in (cos, sin))
+    return rotary_embedding(x[None], cos, sin)[0]
 
 
 def fla_norm_then_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
