@@ -18,7 +18,7 @@ export PYTHONPATH="$PWD:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERE
 export FLA_FLASH_QLA=${FLA_FLASH_QLA:-0} # fla means fla, also where flash_qla is installed
 python=$(command -v python || command -v python3)
 
-declare -A limit=([parity]=125 [kernels]=190 [step]=50 [hybrid]=150 [train]=75 [plan]=90 [tune]=240)
+declare -A limit=([parity]=124 [kernels]=190 [step]=50 [hybrid]=150 [train]=75 [plan]=90 [tune]=240)
 parts=()
 for word in "$@"; do
     name=${word%%=*}

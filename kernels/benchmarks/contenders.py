@@ -17,19 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from benchmarks.cases import (
-    EPS,
-    Case,
-    GatedDelta,
+from benchmarks.case import EPS, Case
+from benchmarks.pointwise import (
     GateThenNorm,
     L2Norm,
     NormThenGate,
     RmsNorm,
     Rotary,
     ShortConv,
-    Ssd,
     SwiGlu,
 )
+from benchmarks.recurrences import GatedDelta, Ssd
 from lmtrain.ops.backend import operations
 from lmtrain.ops.config import Backend
 

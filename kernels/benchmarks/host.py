@@ -26,7 +26,7 @@ from lmtrain_kernels import operators
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from benchmarks.cases import Case
+    from benchmarks.case import Case
 
 REPEATS = 5
 

@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchmarks.cases import Case
+    from benchmarks.case import Case
     from benchmarks.contenders import Contender
 
 OUTPUT, GRADIENT = 2e-2, 3e-2

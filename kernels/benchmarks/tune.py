@@ -31,7 +31,7 @@ from lmtrain_kernels.tuned import capability
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.cases import Case
+    from benchmarks.case import Case
 
 REPEATS = 9
 LEAST_GAIN = 0.01

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import parity
 from benchmarks.autotuning import share
-from benchmarks.cases import CASES, SMOKE, Case, Cost
+from benchmarks.cases import CASES, SMOKE
 from benchmarks.contenders import OURS, contenders
 from benchmarks.timing import Ceilings, Clock, Stages, ceilings, forward, take_turns, training
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from benchmarks.case import Case, Cost
     from benchmarks.contenders import Run
 
 Line = dict[str, Any]

@@ -20,8 +20,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import CASES, Case, GatedDelta, RmsNorm, ShortConv, Ssd, SwiGlu
+from benchmarks.cases import CASES
 from benchmarks.contenders import OURS, contenders
+from benchmarks.pointwise import RmsNorm, ShortConv, SwiGlu
+from benchmarks.recurrences import GatedDelta, Ssd
 from benchmarks.work import operations_of
 from emulator.counters import SECTOR, UNITS, Meter, Profile
 from emulator.launch import CARDS, emulated
@@ -29,6 +31,8 @@ from emulator.memory import EmulationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from benchmarks.case import Case
 
 TOKENS = 128
 CHANNELS, HEADS = 256, 2

@@ -18,9 +18,10 @@ import test_swiglu
 import torch
 
 from benchmarks import parity
-from benchmarks.cases import SMALL, GatedDelta, Ssd
+from benchmarks.case import SMALL
 from benchmarks.contenders import OURS, contenders
 from benchmarks.parity import GRADIENT, OUTPUT
+from benchmarks.recurrences import GatedDelta, Ssd
 from emulator.launch import emulated
 from lmtrain.layout import SequenceLayout
 from lmtrain.models.config import ModelConfig
@@ -32,7 +33,7 @@ from lmtrain.ops.config import Backend, OpsConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from benchmarks.cases import Case
+    from benchmarks.case import Case
 
 BF16 = torch.bfloat16
 QUICK = {

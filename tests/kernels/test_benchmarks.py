@@ -13,9 +13,12 @@ import torch
 
 from benchmarks import contenders, launches, parity, work
 from benchmarks.__main__ import main
-from benchmarks.cases import CASES, SMALL, SMOKE, GatedDelta, NormThenGate, ShortConv
+from benchmarks.case import SMALL
+from benchmarks.cases import CASES, SMOKE
 from benchmarks.contenders import OURS
 from benchmarks.launches import Asked
+from benchmarks.pointwise import NormThenGate, ShortConv
+from benchmarks.recurrences import GatedDelta
 from benchmarks.report import remarks, table
 from benchmarks.timing import Ceilings
 from benchmarks.tune import main as tune
