@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from lmtrain.models.mixers.attention import Attention
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
@@ -20,7 +22,7 @@ from lmtrain.models.mixers.mamba2 import Mamba2
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import Tensor, nn
+    from torch import nn
     from torch.fx import GraphModule
 
     from lmtrain.layout import SequenceLayout
@@ -112,21 +114,22 @@ def opening(call: Callable[..., T]) -> Callable[..., T]:
     return run
 
 
-def _outside(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _outside(kernel: Callable[..., T]) -> Callable[..., T]:
     """Outside of graphs; a graph asks for the strides of its inputs, and of what they are views of.
 
-    Both may follow the documents, so the result is contiguous, and a view of nothing.
+    Both may follow the documents, so results are contiguous, and views of nothing.
     """
 
     opened = opening(kernel)
 
-    def run(*args: Any, **named: Any) -> Tensor:
-        out = opened(*args, **named)
-        return (
-            out.clone(memory_format=torch.contiguous_format) if out._is_view() else out.contiguous()
-        )
+    def run(*args: Any, **named: Any) -> Any:
+        return tree_map_only(Tensor, _own, opened(*args, **named))
 
     return torch.compiler.disable(run)  # pyright: ignore[reportReturnType]
+
+
+def _own(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format) if x._is_view() else x.contiguous()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ The model asks for none of this: it is done to it from outside, before its param
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -146,13 +146,18 @@ def _recurrence(mixer: Mamba2 | GatedDeltaNet, local: Kernel, mesh: SequenceMesh
 
 def _convolution(local: Convolve, mesh: SequenceMesh) -> Convolve:
     def convolve(
-        x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout
-    ) -> Tensor:
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        widths: Sequence[int],
+        *,
+        layout: SequenceLayout,
+    ) -> tuple[Tensor, ...]:
         degree = layout.derive(_degree, mesh.size)
         if degree == 1:
-            return local(x, weight, bias, layout=layout)
+            return local(x, weight, bias, widths, layout=layout)
         alone, group = layout.derive(_alone, degree), mesh.block(degree)
-        return halo_convolution(local, x, weight, bias, layout=alone, group=group)
+        return halo_convolution(local, x, weight, bias, widths, layout=alone, group=group)
 
     return convolve
 

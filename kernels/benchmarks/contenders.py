@@ -145,8 +145,9 @@ def _mamba_triton(name: str) -> Any:
 def conv_of(backend: Backend) -> Contender:
     """The short convolution of one of our backends."""
 
-    def build(_: ShortConv, layout: SequenceLayout) -> Run:
-        return lambda *inputs: operations(backend).short_conv(*inputs, layout=layout)
+    def build(case: ShortConv, layout: SequenceLayout) -> Run:
+        run = operations(backend).short_conv
+        return lambda x, weight, bias: run(x, weight, bias, [case.channels], layout=layout)[0]
 
     return build
 

@@ -37,7 +37,8 @@ class ShortConv(Case):
 
     def expected(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> Tensor:
         """Token by token."""
-        return reference.short_conv(*inputs, layout=layout)
+        x, weight, bias = inputs
+        return reference.short_conv(x, weight, bias, [self.channels], layout=layout)[0]
 
     def forward(self) -> Cost:
         """``x`` in, ``y`` out."""

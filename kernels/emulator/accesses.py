@@ -27,6 +27,11 @@ class Accesses:
         self.lanes, self.parameters, self.memory, self.shared = lanes, parameters, memory, shared
         self.copies = InFlight(lanes.count)
 
+    def parameter(self, at: Any, w: Any) -> NDArray[Any]:
+        """Those whose addresses were chosen among."""
+        every = np.array(list(self.parameters.values()), np.int64)
+        return every[np.where(w, at, 0) // 8]
+
     def load_global(self, bank: Any, rows: list[int], at: Any, size: int, w: Any) -> None:
         """Words of ``size`` bytes, side by side, into ``rows`` of a bank."""
         lanes = self.lanes.active(w)

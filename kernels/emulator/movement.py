@@ -19,18 +19,21 @@ def load(to: Operands, parts: Parts, operands: Texts) -> list[str]:
     """``ld.global``, ``ld.shared`` and ``ld.param``."""
     target, address = operands[:2]
     if parts[1] == "param":
-        return _parameter(to, target, parts[-1], address[1:-1])
+        return _parameter(to, target, parts[-1], address)
     bank = to.place(next(x for x in names(target) if x != "_"))[0]
     space, size = _space(parts), int(parts[-1][1:]) // 8
     arguments = f"{bank}, {to.rows(target)}, {to.address(address)}, {size}, w"
     return [f"A.load_{space}({arguments})"]
 
 
-def _parameter(to: Operands, target: str, kind: str, name: str) -> list[str]:
+def _parameter(to: Operands, target: str, kind: str, address: str) -> list[str]:
     width = {"U": "32", "Q": "64", "H": "16"}[to.place(target)[0]]
     out = ("s" if kind[0] == "s" else "b") + width
     kind = "b32" if kind == "f32" else kind  # of which there are the bits
-    return to.put(target, out, f"A.parameters['{name}'].astype(np.{NUMPY[BANKS[kind]]})")
+    name = address[1:-1]
+    one = f"A.parameters['{name}']"
+    found = f"A.parameter({to.address(address)}, w)" if name.startswith("%") else one
+    return to.put(target, out, f"{found}.astype(np.{NUMPY[BANKS[kind]]})")
 
 
 def store(to: Operands, parts: Parts, operands: Texts) -> list[str]:

@@ -32,6 +32,7 @@ _SPECIAL = {
     **{f"%nctaid.{axis}": f"np.uint32(L.grid[{i}])" for i, axis in enumerate("xyz")},
 }
 _ADDRESS = re.compile(r"\[(%\w+|global_smem)(?:\+(-?\w+))?\]")
+_PARAMETER = re.compile(r"\w+_param_(\d+)")
 _WIDTH = {bank: np.dtype(getattr(np, name)).itemsize for bank, name in NUMPY.items()}
 """Bytes of a number."""
 
@@ -75,6 +76,8 @@ class Operands:
             return f"{bank}[{row}]"
         if operand == "global_smem":
             return f"np.{NUMPY[bank]}(A.shared_start)"
+        if parameter := _PARAMETER.fullmatch(operand):  # its address, eight bytes each
+            return constant(str(8 * int(parameter[1])), bank)
         return constant(operand, bank)
 
     def rows(self, operand: str) -> str:

@@ -1,13 +1,14 @@
 """Short causal depthwise convolution with SiLU, documents kept apart.
 
-One launch serves all channels, so ``q``, ``k`` and ``v`` are convolved together.
+One launch serves all channels, so ``q``, ``k`` and ``v`` are convolved together; each is a tensor
+of its own afterwards.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,11 @@ from lmtrain_kernels.pointwise import DTYPES
 from lmtrain_kernels.short_conv_kernels import backward, forward, step
 from lmtrain_kernels.tuned import tuned
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 MOST_TAPS = 8
+MOST_PARTS = 3
 
 
 def short_conv(
@@ -27,9 +32,10 @@ def short_conv(
     bias: Tensor | None = None,
     position: Tensor | None = None,
     *,
+    widths: Sequence[int] | None = None,
     silu: bool = True,
-) -> Tensor:
-    """``silu(conv(x) + bias)``: ``x [t, c], weight [taps, c], bias [c] or None -> [t, c]``.
+) -> tuple[Tensor, ...]:
+    """``silu(conv(x) + bias)``: ``x [t, c], weight [taps, c], bias [c] or None``.
 
     The last tap meets the token itself. The tap at lag ``l`` of token ``i`` meets ``x[i - l]`` if
     ``position[i] >= l`` and ``i >= l``, else zero.
@@ -39,19 +45,29 @@ def short_conv(
         weight: at most 8 taps, of any floating dtype; sums are in fp32.
         bias: added before the SiLU.
         position: int32 ``[t]``, the offset of each token in its document; None is one document.
+        widths: the channels of up to three outputs, whose sum is ``c``; None for one of all.
         silu: False gives the convolution alone.
+
+    Returns:
+        ``[t, width]`` for each width, contiguous.
 
     Raises:
         ValueError: a shape, dtype or stride other than these.
     """
     _check(x, weight, bias)
+    widths = x.shape[1:] if widths is None else widths
+    if sum(widths) != x.shape[1] or not 1 <= len(widths) <= MOST_PARTS or min(widths) < 1:
+        raise ValueError(
+            f"widths must be up to {MOST_PARTS} whose sum is {x.shape[1]}, got {list(widths)}"
+        )
     if position is not None and (position.shape != x.shape[:1] or position.dtype != torch.int32):
         raise ValueError(
             f"position must be int32 [{len(x)}], one number a token, "
             f"got {position.dtype} {list(position.shape)}"
         )
     bias, position = (None if y is None else y.contiguous() for y in (bias, position))
-    return _convolve(x, weight, bias, position, silu)
+    all_widths = (*widths, 0, 0)[:MOST_PARTS]
+    return _convolve(x, weight, bias, position, *all_widths, silu)[: len(widths)]
 
 
 def short_conv_step(
@@ -96,26 +112,39 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 @torch.library.custom_op("lmtrain::short_conv", mutates_args=())
 def _short_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, position: Tensor | None, silu: bool
-) -> Tensor:
-    (t, c), taps = x.shape, len(weight)
-    y = x.new_empty(t, c)
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    position: Tensor | None,
+    w0: int,
+    w1: int,
+    w2: int,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Three outputs, of which some may have no channels."""
+    t, taps, widths = len(x), len(weight), (w0, w1, w2)
+    outputs = x.new_empty(t, w0), x.new_empty(t, w1), x.new_empty(t, w2)
     launch = tuned("short_conv_forward", x.device, taps=taps)
-    grid = (parts(t, launch["ROWS"]) * parts(c, launch["BLOCK"]),)
+    grid = (parts(t, launch["ROWS"]) * sum(parts(w, launch["BLOCK"]) for w in widths),)
     forward[grid](
-        x, weight.contiguous(), bias, position, y, t, x.stride(0), c, taps, silu, **launch
-    )
-    return y
+        x, weight.contiguous(), bias, position, *outputs, t, x.stride(0), *widths, taps, silu,
+        **launch,
+    )  # fmt: skip
+    return outputs
 
 
 @_short_conv.register_fake
-def _(x: Tensor, *_: object) -> Tensor:
-    return x.new_empty(x.shape)
+def _(
+    x: Tensor, _: Tensor, __: Tensor | None, ___: Tensor | None, *widths: Any
+) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape[0], width) for width in widths[:MOST_PARTS])
 
 
 @torch.library.custom_op("lmtrain::short_conv_backward", mutates_args=())
 def _short_conv_backward(
-    d_out: Tensor,
+    d0: Tensor,
+    d1: Tensor,
+    d2: Tensor,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -124,35 +153,39 @@ def _short_conv_backward(
 ) -> tuple[Tensor, Tensor]:
     """``dx [t, c]``, and ``[taps + 1, c]`` fp32: the gradients of the taps and of a bias."""
     (t, c), taps = x.shape, len(weight)
-    d_out = d_out if d_out.stride(1) == 1 else d_out.contiguous()
+    d_outs = [d if d.stride(1) == 1 else d.contiguous() for d in (d0, d1, d2)]
+    widths = [d.shape[1] for d in d_outs]
+    strides = [d.stride(0) * (w > 0) for d, w in zip(d_outs, widths, strict=True)]
     launch = tuned("short_conv_backward", x.device, taps=taps)
     programs = parts(t, launch["WALKS"] * launch["ROWS"])
     dx = x.new_empty(t, c)
     partial = x.new_empty(programs, taps + 1, c, dtype=torch.float32)
-    grid = (programs * parts(c, launch["BLOCK"]),)
+    grid = (programs * sum(parts(w, launch["BLOCK"]) for w in widths),)
     backward[grid](
-        d_out, x, weight.contiguous(), bias, position, dx, partial, t,
-        x.stride(0), d_out.stride(0), c, taps, silu, **launch,
+        *d_outs, x, weight.contiguous(), bias, position, dx, partial, t,
+        x.stride(0), *strides, *widths, taps, silu, **launch,
     )  # fmt: skip
     return dx, partial.sum(0)
 
 
 @_short_conv_backward.register_fake
-def _(_d_out: Tensor, x: Tensor, weight: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+def _(
+    _: Tensor, __: Tensor, ___: Tensor, x: Tensor, weight: Tensor, *____: object
+) -> tuple[Tensor, Tensor]:
     sums = x.new_empty(len(weight) + 1, x.shape[1], dtype=torch.float32)
     return x.new_empty(x.shape), sums
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    *tensors, ctx.silu = inputs
-    ctx.save_for_backward(*tensors)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+    x, weight, bias, position, *_, ctx.silu = inputs
+    ctx.save_for_backward(x, weight, bias, position)
 
 
-def _differentiate(backward: Any, ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(backward: Any, ctx: Any, *d_outs: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, position = ctx.saved_tensors
-    dx, sums = backward(d_out, x, weight, bias, position, ctx.silu)
+    dx, sums = backward(*d_outs, x, weight, bias, position, ctx.silu)
     d_bias = None if bias is None else sums[-1].to(bias.dtype)
-    return dx, sums[:-1].to(weight.dtype), d_bias, None, None
+    return dx, sums[:-1].to(weight.dtype), d_bias, *[None] * (2 + MOST_PARTS)
 
 
 _convolve = operator(_short_conv, _short_conv_backward, _save, _differentiate)

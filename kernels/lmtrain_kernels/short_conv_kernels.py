@@ -1,5 +1,9 @@
 """The kernels of the short convolution.
 
+Outputs come in up to three parts of neighbouring channels, each a tensor of its own: what follows
+takes ``q``, ``k`` and ``v`` apart, and would copy them and their gradients. A program computes a
+block of channels of one part.
+
 The forward adds shifted tiles, all but one of which come from the cache of the multiprocessor. The
 backward computes again what enters the SiLU: its programs walk down the tokens and keep the last
 inputs, and the gradients that are not complete yet, in registers, so that it reads ``x`` and
@@ -15,7 +19,27 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lmtrain_kernels.dots import parts
 from lmtrain_kernels.pointwise import sigmoid
+
+_blocks = triton.constexpr_function(parts)
+
+
+@triton.jit
+def _place(block, W0: tl.constexpr, W1: tl.constexpr, W2: tl.constexpr, BLOCK: tl.constexpr):
+    """The part that a block of channels is in, its columns there and among all, and which exist."""
+    B0: tl.constexpr = _blocks(W0, BLOCK)
+    B1: tl.constexpr = _blocks(W1, BLOCK)
+    part = (block >= B0).to(tl.int32) + (block >= B0 + B1).to(tl.int32)
+    within = (block - _pick(part, 0, B0, B0 + B1)) * BLOCK + tl.arange(0, BLOCK)
+    column = _pick(part, 0, W0, W0 + W1) + within
+    return part, within, column, within < _pick(part, W0, W1, W2)
+
+
+@triton.jit
+def _pick(part, a, b, c):
+    """That of a part."""
+    return tl.where(part == 0, a, tl.where(part == 1, b, c))
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -24,26 +48,30 @@ def forward(
     weight_pointer,
     bias_pointer,
     position_pointer,
-    y_pointer,
+    y0_pointer,
+    y1_pointer,
+    y2_pointer,
     tokens,
     STRIDE: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    W0: tl.constexpr,
+    W1: tl.constexpr,
+    W2: tl.constexpr,
     TAPS: tl.constexpr,
     SILU: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """A tile of ``ROWS`` tokens and ``BLOCK`` channels; neighbouring programs share rows."""
-    BLOCKS: tl.constexpr = (CHANNELS + BLOCK - 1) // BLOCK
+    CHANNELS: tl.constexpr = W0 + W1 + W2
+    BLOCKS: tl.constexpr = _blocks(W0, BLOCK) + _blocks(W1, BLOCK) + _blocks(W2, BLOCK)
     first = (tl.program_id(0) // BLOCKS).to(tl.int64) * ROWS
-    column = (tl.program_id(0) % BLOCKS) * BLOCK + tl.arange(0, BLOCK)
+    part, within, column, channel = _place(tl.program_id(0) % BLOCKS, W0, W1, W2, BLOCK)
     row = tl.arange(0, ROWS)
     inside = row < tl.minimum(tokens - first, ROWS).to(tl.int32)
     reach = row + tl.minimum(first, TAPS).to(tl.int32)  # rows above that exist, where they matter
     if position_pointer is not None:
         position = tl.load(position_pointer + first + row, mask=inside, other=0)
         reach = tl.minimum(reach, position)
-    channel = column < CHANNELS
     source = x_pointer + first * STRIDE + row[:, None] * STRIDE + column[None]
     taps, tiles = (), ()  # every load is on its way before the first is waited for
     for lag in tl.static_range(TAPS):
@@ -58,13 +86,16 @@ def forward(
         y += tl.load(bias_pointer + column, mask=channel, other=0.0).to(tl.float32)[None]
     if SILU:
         y *= sigmoid(y)
-    target = y_pointer + first * CHANNELS + row[:, None] * CHANNELS + column[None]
+    y_pointer, width = _pick(part, y0_pointer, y1_pointer, y2_pointer), _pick(part, W0, W1, W2)
+    target = y_pointer + first * width + row[:, None] * width + within[None]
     tl.store(target, y.to(y_pointer.dtype.element_ty), mask=inside[:, None] & channel[None])
 
 
 @triton.jit(do_not_specialize=["tokens"])
 def backward(
-    d_out_pointer,
+    d0_pointer,
+    d1_pointer,
+    d2_pointer,
     x_pointer,
     weight_pointer,
     bias_pointer,
@@ -73,8 +104,12 @@ def backward(
     partial_pointer,
     tokens,
     STRIDE: tl.constexpr,
-    D_STRIDE: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    S0: tl.constexpr,
+    S1: tl.constexpr,
+    S2: tl.constexpr,
+    W0: tl.constexpr,
+    W1: tl.constexpr,
+    W2: tl.constexpr,
     TAPS: tl.constexpr,
     SILU: tl.constexpr,
     WALKS: tl.constexpr,
@@ -86,16 +121,20 @@ def backward(
 
     ``AHEAD`` rows are loaded before the first of them is used.
     """
-    BLOCKS: tl.constexpr = (CHANNELS + BLOCK - 1) // BLOCK
+    CHANNELS: tl.constexpr = W0 + W1 + W2
+    BLOCKS: tl.constexpr = _blocks(W0, BLOCK) + _blocks(W1, BLOCK) + _blocks(W2, BLOCK)
     program = tl.program_id(0) // BLOCKS
     first = program.to(tl.int64) * (WALKS * ROWS)
-    column = ((tl.program_id(0) % BLOCKS) * BLOCK + tl.arange(0, BLOCK))[None]
-    channel = column < CHANNELS
+    part, within, column, channel = _place(tl.program_id(0) % BLOCKS, W0, W1, W2, BLOCK)
+    column, channel = column[None], channel[None]
     walk = (tl.arange(0, WALKS) * ROWS)[:, None]
     above = -tl.minimum(first, TAPS).to(tl.int32)  # rows that exist, where they matter
     below = tl.minimum(tokens - first, WALKS * ROWS + TAPS).to(tl.int32)
     x_pointer += first * STRIDE + column
-    d_out_pointer += first * D_STRIDE + column
+    d_stride = _pick(part, S0, S1, S2)
+    d_out_pointer = (
+        _pick(part, d0_pointer, d1_pointer, d2_pointer) + first * d_stride + within[None]
+    )
     dx_pointer += first * CHANNELS + column
     if position_pointer is not None:
         position_pointer += first
@@ -121,7 +160,7 @@ def backward(
             row = walk + start + i
             kept = (row < below) & channel
             xs = xs + (tl.load(x_pointer + row * STRIDE, mask=kept, other=0.0),)
-            ds = ds + (tl.load(d_out_pointer + row * D_STRIDE, mask=kept, other=0.0),)
+            ds = ds + (tl.load(d_out_pointer + row * d_stride, mask=kept, other=0.0),)
             positions = positions + (_position(position_pointer, row, below),)
         for i in tl.static_range(AHEAD):
             window, d, sums = _advance(
@@ -143,7 +182,7 @@ def backward(
         row = walk + ROWS + i
         kept = (row < below) & channel
         x = tl.load(x_pointer + row * STRIDE, mask=kept, other=0.0)
-        d = tl.load(d_out_pointer + row * D_STRIDE, mask=kept, other=0.0)
+        d = tl.load(d_out_pointer + row * d_stride, mask=kept, other=0.0)
         position = _position(position_pointer, row, below)
         window, d, sums = _advance(
             x, d, position, taps, bias, past, due, position_pointer is not None, TAPS, SILU

@@ -12,19 +12,31 @@ import torch
 from torch.nn.functional import silu
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
 
 
-def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout) -> Tensor:
-    """``silu(conv(x) + bias)``: ``x [t, c], weight [taps, c], bias [c] or None -> [t, c]``.
+def short_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    widths: Sequence[int],
+    *,
+    layout: SequenceLayout,
+) -> tuple[Tensor, ...]:
+    """``silu(conv(x) + bias)``: ``x [t, c], weight [taps, c], bias [c]`` or None.
 
     The last tap meets the token itself; a tap that would reach another document meets zero. With
     ``x`` longer than the span (a halo), use ``layout.widened`` and drop the first rows.
+
+    Returns:
+        ``[t, width]`` for each of ``widths``, whose sum is ``c``.
     """
     y = _Conv.apply(x, weight.to(x.dtype), layout)
-    return silu(y if bias is None else y + bias.to(x.dtype))
+    return silu(y if bias is None else y + bias.to(x.dtype)).split(list(widths), -1)
 
 
 class _Conv(torch.autograd.Function):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
@@ -36,12 +38,18 @@ class Attend(Protocol):
 
 
 class Convolve(Protocol):
-    """A short convolution: ``x [t, c], weight [taps, c], bias [c] -> [t, c]``."""
+    """A short convolution: ``x [t, c], weight [taps, c], bias [c]`` to parts ``[t, width]``."""
 
     def __call__(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout
-    ) -> Tensor:
-        """Run over the span of ``layout``."""
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        widths: Sequence[int],
+        *,
+        layout: SequenceLayout,
+    ) -> tuple[Tensor, ...]:
+        """Run over the span of ``layout``; the sum of ``widths`` is ``c``."""
         ...
 
 

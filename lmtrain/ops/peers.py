@@ -19,7 +19,7 @@ from lmtrain.ops.ssd import ScalarDecay
 from lmtrain.ops.uncarried import Uncarried
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -91,15 +91,20 @@ def _offsets(layout: SequenceLayout) -> Tensor:
 
 
 def fla_short_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout
-) -> Tensor:
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    widths: Sequence[int],
+    *,
+    layout: SequenceLayout,
+) -> tuple[Tensor, ...]:
     """As ``ops.conv.short_conv``."""
     from fla.modules.convolution import causal_conv1d
 
     weight, bias = weight.T.to(x.dtype), None if bias is None else bias.to(x.dtype)
     offsets = layout.derive(_offsets)
     y, _ = causal_conv1d(x[None], weight, bias, activation="silu", cu_seqlens=offsets)
-    return y[0]
+    return y[0].split(list(widths), -1)
 
 
 def fla_l2_norm(x: Tensor, scale: float = 1.0) -> Tensor:

@@ -14,6 +14,8 @@ from torch.nn.functional import silu
 from lmtrain.batch import IGNORED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
@@ -55,17 +57,25 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., 2 * n :]], -1)
 
 
-def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout) -> Tensor:
-    """Causal depthwise convolution and SiLU: ``x [t, c], weight [taps, c], bias [c] -> [t, c]``.
+def short_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    widths: Sequence[int],
+    *,
+    layout: SequenceLayout,
+) -> tuple[Tensor, ...]:
+    """Causal depthwise convolution and SiLU: ``x [t, c], weight [taps, c], bias [c]``.
 
-    The last tap meets the token itself; a tap that would reach another document meets zero.
+    The last tap meets the token itself; a tap that would reach another document meets zero. Gives
+    ``[t, width]`` for each of ``widths``, whose sum is ``c``.
     """
     out = []
     for t, position in enumerate(layout.position.tolist()):
         taps = min(weight.shape[0], position + 1, t + 1)
         out.append((x[t + 1 - taps : t + 1] * weight[-taps:]).sum(0))
     y = torch.stack(out)
-    return silu(y if bias is None else y + bias)
+    return silu(y if bias is None else y + bias).split(list(widths), -1)
 
 
 def ssd(

@@ -114,11 +114,12 @@ def _of_mixer(operations: Operations, sizes: Sizes, device: torch.device) -> Ite
     yield _recurrence(operations, sizes, draw, LAYOUT, device, groups=groups)
     yield _recurrence(operations, sizes, draw, LONG, device, groups=1, pace=0.01, initial=1.0)
 
-    channels = 2 * groups * sizes.key + heads * sizes.value
+    widths = [groups * sizes.key] * 2 + [heads * sizes.value]
+    channels = sum(widths)
     yield Case(
         "short_conv",
-        lambda *x: (operations.short_conv(*x, layout=layout),),
-        lambda *x: (reference.short_conv(*x, layout=LAYOUT),),
+        lambda x, w, b: operations.short_conv(x, w, b, widths, layout=layout),
+        lambda x, w, b: reference.short_conv(x, w, b, widths, layout=LAYOUT),
         [draw(t, channels), draw(sizes.taps, channels), draw(channels)],
         exact=2,
     )

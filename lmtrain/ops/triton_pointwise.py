@@ -19,15 +19,24 @@ from lmtrain_kernels import short_conv as convolutions
 from lmtrain_kernels import swiglu as units
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
     from lmtrain.ops.kernel import Skip
 
 
-def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, layout: SequenceLayout) -> Tensor:
-    """As ``ops.conv.short_conv``; at most 8 taps."""
-    return convolutions.short_conv(x, weight, bias, layout.derive(_position))
+def short_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    widths: Sequence[int],
+    *,
+    layout: SequenceLayout,
+) -> tuple[Tensor, ...]:
+    """As ``ops.conv.short_conv``; at most 8 taps and three parts, each contiguous."""
+    return convolutions.short_conv(x, weight, bias, layout.derive(_position), widths=widths)
 
 
 def l2_norm(x: Tensor, scale: float = 1.0) -> Tensor:

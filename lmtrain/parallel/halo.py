@@ -15,6 +15,8 @@ from lmtrain.layout import SequenceLayout
 from lmtrain.ops.remat import remember
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lmtrain.ops.kernel import Convolve
     from lmtrain.parallel.collectives import Group
 
@@ -45,14 +47,16 @@ def halo_convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    widths: Sequence[int],
     *,
     layout: SequenceLayout,
     group: Group,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """A short convolution over the span, its first taps meeting the halo."""
     (wide,) = widen(x, left=len(weight) - 1, layout=layout, group=group)
     before = len(wide) - len(x)
-    return kernel(wide, weight, bias, layout=layout.derive(SequenceLayout.widened, before))[before:]
+    found = kernel(wide, weight, bias, widths, layout=layout.derive(SequenceLayout.widened, before))
+    return tuple(y[before:] for y in found)
 
 
 def widen(*tensors: Tensor, left: int, layout: SequenceLayout, group: Group) -> tuple[Tensor, ...]:

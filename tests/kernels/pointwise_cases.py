@@ -18,17 +18,26 @@ def convolve() -> None:
         _convolve(4, 1024, 1024, dtype)
     _convolve(8, 1024, 1024, torch.bfloat16)
     _convolve(4, 1792, 3352, torch.bfloat16, documents=False)
+    for widths in (512, 512, 1024), (2048, 128, 128), (192, 192):
+        _convolve(4, sum(widths), 4096, torch.bfloat16, widths=widths)
     tail, x, weight = torch.zeros(2, 3, 512), torch.zeros(2, 512), torch.zeros(4, 512)
     short_conv_step(tail.bfloat16(), x.bfloat16(), weight)
 
 
 def _convolve(
-    taps: int, channels: int, width: int, dtype: torch.dtype, *, documents: bool = True
+    taps: int,
+    channels: int,
+    width: int,
+    dtype: torch.dtype,
+    *,
+    documents: bool = True,
+    widths: tuple[int, ...] | None = None,
 ) -> None:
     x = torch.zeros(200, width, dtype=dtype)[:, :channels].requires_grad_()
     weight, bias = torch.zeros(taps, channels), torch.zeros(channels)
     position = torch.arange(200, dtype=torch.int32) if documents else None
-    short_conv(x, weight, bias, position).backward(torch.zeros(200, channels, dtype=dtype))
+    found = short_conv(x, weight, bias, position, widths=widths)
+    torch.autograd.backward(found, [torch.zeros_like(y) for y in found])
 
 
 def normalize() -> None:

@@ -163,8 +163,8 @@ def test_gated_delta_recurrence(layout: SequenceLayout, dtype: torch.dtype) -> N
 def test_short_convolution(layout: SequenceLayout, dtype: torch.dtype) -> None:
     there = layout.to(DEVICE)
     compare(
-        lambda x, w, b: short_conv(x, w, b, layout=there),
-        lambda x, w, b: reference.short_conv(x, w, b, layout=layout),
+        lambda x, w, b: short_conv(x, w, b, [24], layout=there)[0],
+        lambda x, w, b: reference.short_conv(x, w, b, [24], layout=layout)[0],
         [draw(len(layout), 24), draw(4, 24), draw(24)],
         dtype,
     )

@@ -36,7 +36,10 @@ CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
         lambda q, k, v, g: ssd(q, k, v, -g.abs(), TABLE)[0],
         [HEADED, HEADED, HEADED, GATE],
     ),
-    "short_conv": (short_conv, [ROW, (4, ROW[1])]),
+    "short_conv": (
+        lambda x, w: torch.cat(short_conv(x, w, widths=[8, 24]), -1),
+        [ROW, (4, ROW[1])],
+    ),
     "gated_norm": (
         lambda x, gate, w: gated_norm(x, gate, w, 1e-6, norm_before_gate=True),
         [HEADED, HEADED, (WIDTH,)],

@@ -29,6 +29,8 @@ class Case(NamedTuple):
     bias: bool = True
     before: int = 0
     """Tokens of the first document before the span."""
+    widths: tuple[int, ...] | None = None
+    """Of outputs; None for one of all channels."""
 
 
 CASES = {
@@ -42,6 +44,9 @@ CASES = {
     "one tap": Case((20, 3), taps=1),
     "most taps": Case((1, 70, 5, 9), taps=8),
     "a document ends where a walk ends": Case((63, 1, 1, 63, 128, 3), channels=16),
+    "two outputs": Case((40, 9), channels=24, widths=(8, 16)),
+    "three outputs, several blocks": Case((33, 1, 7), channels=320, widths=(136, 16, 168)),
+    "outputs of odd widths": Case((5, 20), channels=140, widths=(3, 130, 7), before=2),
 }
 LARGEST = ("one document, several programs", torch.bfloat16)
 
@@ -83,26 +88,28 @@ def test_equals_the_naive_form(name: str, dtype: torch.dtype) -> None:
     case = CASES[name]
     torch.manual_seed(0)
     host = draw(case)
-    expected = reference.short_conv(host.x, host.weight, host.bias, layout=host.layout)
-    d_out = torch.randn(expected.shape).bfloat16().double()
+    widths = case.widths or (case.channels,)
+    expected = reference.short_conv(host.x, host.weight, host.bias, widths, layout=host.layout)
+    d_outs = [torch.randn(y.shape).bfloat16().double() for y in expected]
     leaves = [x for x in host[:3] if x is not None]
-    gradients = torch.autograd.grad(expected, leaves, d_out)
+    gradients = torch.autograd.grad(expected, leaves, d_outs)
 
     x, weight = slice_of_wider(host.x, dtype), on_card(host.weight)
     bias = None if host.bias is None else on_card(host.bias)
-    actual = short_conv(x, weight, bias, position(host.layout))
+    actual = short_conv(x, weight, bias, position(host.layout), widths=case.widths)
     inputs = [y for y in (x, weight, bias) if y is not None]
-    found = torch.autograd.grad(actual, inputs, d_out.to(DEVICE, dtype))
-    for a, b in zip((actual, *found), (expected, *gradients), strict=True):
+    found = torch.autograd.grad(actual, inputs, [d.to(DEVICE, dtype) for d in d_outs])
+    for a, b in zip((*actual, *found), (*expected, *gradients), strict=True):
         assert relative_error(a, b) < TOLERANCE[dtype]
-    assert [x.dtype for x in (actual, *found)] == [dtype, *(x.dtype for x in inputs)]
+    assert [x.dtype for x in found] == [x.dtype for x in inputs]
+    assert all(y.dtype == dtype and y.is_contiguous() for y in actual)
 
 
 def test_without_silu_and_positions() -> None:
     x, weight = torch.randn(40, 8, device=DEVICE), torch.randn(3, 8, device=DEVICE)
     d_out = torch.randn(8, 40, device=DEVICE).mT  # neighbouring tokens, not channels
     inputs = x.requires_grad_(), weight.requires_grad_()
-    actual = short_conv(x, weight, silu=False)
+    (actual,) = short_conv(x, weight, silu=False)
     padded = torch.cat([x.new_zeros(2, 8), x])
     expected = torch.stack([padded[i : i + 40] * weight[i] for i in range(3)]).sum(0)
     assert relative_error(actual, expected) < 1e-4
@@ -114,8 +121,8 @@ def test_without_silu_and_positions() -> None:
 def test_a_document_is_the_same_among_others() -> None:
     layout = SequenceLayout.of_lengths([37, 50, 2])
     x, weight = torch.randn(89, 16, device=DEVICE), torch.randn(4, 16, device=DEVICE)
-    packed = short_conv(x, weight, position=position(layout))
-    alone = short_conv(x[37:87], weight)
+    (packed,) = short_conv(x, weight, position=position(layout))
+    (alone,) = short_conv(x[37:87], weight)
     assert packed[37:87].equal(alone)
 
 
@@ -123,7 +130,7 @@ def test_a_document_is_the_same_among_others() -> None:
 def test_large_inputs_stay_finite() -> None:
     x = torch.tensor([[1e30], [-1e30], [-300.0], [300.0]], device=DEVICE).requires_grad_()
     weight = torch.ones(1, 1, device=DEVICE)
-    y = short_conv(x, weight)
+    (y,) = short_conv(x, weight)
     y.sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(y, silu(x))
@@ -137,7 +144,7 @@ def test_token_by_token(taps: int) -> None:
     for t in range(9):
         y, tail = short_conv_step(tail, x[:, t], weight, bias)
         for document in range(2):
-            whole = short_conv(x[document, : t + 1], weight, bias)
+            (whole,) = short_conv(x[document, : t + 1], weight, bias)
             torch.testing.assert_close(y[document], whole[-1])
 
 
@@ -146,19 +153,20 @@ def test_one_operator_for_torch() -> None:
     x, weight, bias = (torch.randn(s, device=DEVICE) for s in [(13, 8), (4, 8), (8,)])
     inputs = [y.requires_grad_() for y in (x, weight, bias)]
     operator = torch.ops.lmtrain.short_conv.default
-    torch.library.opcheck(operator, (*inputs, position(layout), True))
-    torch.library.opcheck(operator, (*inputs[:2], None, None, False))
+    torch.library.opcheck(operator, (*inputs, position(layout), 2, 5, 1, True))
+    torch.library.opcheck(operator, (*inputs[:2], None, None, 8, 0, 0, False))
 
 
 def test_compiles_into_one_graph() -> None:
     layout = SequenceLayout.of_lengths([9, 4])
     inputs = [torch.randn(s, device=DEVICE).requires_grad_() for s in [(13, 8), (4, 8), (8,)]]
-    calls: list[Callable[..., Tensor]] = [short_conv]
+    calls: list[Callable[..., tuple[Tensor, ...]]] = [short_conv]
     calls.append(torch.compile(short_conv, fullgraph=True, backend="aot_eager"))
     results: list[tuple[Tensor, ...]] = []
     for call in calls:
-        y = call(*inputs, position(layout))
-        results.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
+        a, b = call(*inputs, position(layout), widths=(3, 5))
+        loss = a.square().sum() + b.sum()
+        results.append((a, b, *torch.autograd.grad(loss, inputs)))
     for a, b in zip(*results, strict=True):
         assert a.equal(b)
 
@@ -173,6 +181,9 @@ def test_compiles_into_one_graph() -> None:
         ({"bias": torch.zeros(7)}, "bias must be"),
         ({"position": torch.arange(5)}, "int32"),
         ({"position": torch.arange(4, dtype=torch.int32)}, "one number a token"),
+        ({"widths": [4, 3]}, "whose sum is 8"),
+        ({"widths": [2, 2, 2, 2]}, "up to 3"),
+        ({"widths": [8, 0]}, "up to 3"),
     ],
 )
 def test_refuses(changed: dict[str, Any], says: str) -> None:
@@ -190,5 +201,5 @@ def test_refuses_a_tail_of_another_shape() -> None:
 @each_card
 def test_compiles_ahead_of_time(card: int) -> None:
     kernels = compiled("pointwise_cases", "convolve", card)
-    assert len(kernels) == 9
+    assert len(kernels) == 15
     assert not problems(kernels, tensor_cores=frozenset())

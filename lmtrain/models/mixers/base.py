@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
@@ -64,11 +66,12 @@ def convolve_next(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    widths: Sequence[int],
     layout: SequenceLayout,
     tail: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor]:
     """The convolution over the next tokens ``x``, given the ``tail`` before them; the next tail."""
     extended = x if tail is None else torch.cat([tail, x])
     before = len(extended) - len(x)
-    y = convolve(extended, weight, bias, layout=layout.widened(before))[before:]
-    return y, extended[max(0, len(extended) - len(weight) + 1) :]
+    parts = convolve(extended, weight, bias, widths, layout=layout.widened(before))
+    return [y[before:] for y in parts], extended[max(0, len(extended) - len(weight) + 1) :]

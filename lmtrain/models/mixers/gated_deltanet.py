@@ -62,8 +62,8 @@ class GatedDeltaNet(nn.Module):
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out."""
         qkv, gate, beta, dt = self._project(x)
-        qkv = self.convolve(qkv, self.conv_weight, None, layout=layout)
-        return self._finish(self.kernel(*self._inputs(qkv, beta, dt), layout=layout), gate)
+        q, k, v = self.convolve(qkv, self.conv_weight, None, self.channels, layout=layout)
+        return self._finish(self.kernel(*self._inputs(q, k, v, beta, dt), layout=layout), gate)
 
     def initial_state(self) -> RecurrentState:
         """No tokens yet."""
@@ -74,8 +74,10 @@ class GatedDeltaNet(nn.Module):
     ) -> tuple[Tensor, RecurrentState]:
         """The next tokens of one document."""
         qkv, gate, beta, dt = self._project(x)
-        qkv, tail = convolve_next(short_conv, qkv, self.conv_weight, None, layout, state.tail)
-        inputs = self._inputs(qkv, beta, dt)
+        (q, k, v), tail = convolve_next(
+            short_conv, qkv, self.conv_weight, None, self.channels, layout, state.tail
+        )
+        inputs = self._inputs(q, k, v, beta, dt)
         out, matrix = advance(self.rule, *inputs, layout=layout, state=state.matrix)
         return self._finish(out, gate), RecurrentState(tail, matrix)
 
@@ -83,11 +85,12 @@ class GatedDeltaNet(nn.Module):
         heads = self.config.value_heads
         return self.in_proj(x).split([sum(self.channels), self.channels[2], heads, heads], -1)
 
-    def _inputs(self, qkv: Tensor, beta: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
+    def _inputs(
+        self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, dt: Tensor
+    ) -> tuple[Tensor, ...]:
         """``q, k [t, g, k], v [t, h, v]``, log decay and beta ``[t, h]``."""
         c = self.config
         heads = c.key_heads, c.key_heads, c.value_heads
-        q, k, v = qkv.split(self.channels, -1)
         q, k, v = (y.unflatten(-1, (n, -1)) for y, n in zip((q, k, v), heads, strict=True))
         beta = c.beta_scale * beta.to(self.dt_bias.dtype).sigmoid()
         decay = -self.A_log.exp() * F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)

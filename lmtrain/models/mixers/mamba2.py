@@ -63,8 +63,9 @@ class Mamba2(nn.Module):
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out."""
         gate, xBC, dt = self._project(x)
-        xBC = self.convolve(xBC, self.conv_weight, self.conv_bias, layout=layout)
-        u, inputs = self._inputs(xBC, dt)
+        weight, bias = self.conv_weight, self.conv_bias
+        u, B, C = self.convolve(xBC, weight, bias, self.channels, layout=layout)
+        u, inputs = self._inputs(u, B, C, dt)
         return self._finish(self.kernel(*inputs, layout=layout), u, gate)
 
     def initial_state(self) -> RecurrentState:
@@ -76,19 +77,21 @@ class Mamba2(nn.Module):
     ) -> tuple[Tensor, RecurrentState]:
         """The next tokens of one document."""
         gate, xBC, dt = self._project(x)
-        xBC, tail = convolve_next(
-            short_conv, xBC, self.conv_weight, self.conv_bias, layout, state.tail
+        weight, bias = self.conv_weight, self.conv_bias
+        (u, B, C), tail = convolve_next(
+            short_conv, xBC, weight, bias, self.channels, layout, state.tail
         )
-        u, inputs = self._inputs(xBC, dt)
+        u, inputs = self._inputs(u, B, C, dt)
         out, matrix = advance(self.rule, *inputs, layout=layout, state=state.matrix)
         return self._finish(out, u, gate), RecurrentState(tail, matrix)
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.in_proj(x).split([self.inner, sum(self.channels), self.heads], -1)
 
-    def _inputs(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _inputs(
+        self, u: Tensor, B: Tensor, C: Tensor, dt: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The heads ``u [t, h, p]``, and ``C, B, dt u, dt A`` for the recurrence."""
-        u, B, C = xBC.split(self.channels, -1)
         u = u.unflatten(-1, (self.heads, -1))
         B, C = (y.unflatten(-1, (self.config.groups, -1)) for y in (B, C))
         dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
