@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.pointwise import (
+    DeltaGates,
+    Discretize,
     GateThenNorm,
     L2Norm,
     NormThenGate,
@@ -53,6 +55,8 @@ CASES: tuple[Case, ...] = (
     ShortConv(lengths=(8192,), channels=6144),
     ShortConv(lengths=(32_768,), channels=8192),
     ShortConv(lengths=PACKED, channels=8192),
+    DeltaGates(lengths=(32_768,), heads=32),
+    Discretize(lengths=(8192,), heads=48, width=64),
     NormThenGate(lengths=(8192,), heads=32, width=128),
     NormThenGate(lengths=(32_768,), heads=32, width=128),
     GateThenNorm(lengths=(8192,), heads=1, width=4096),
@@ -70,6 +74,8 @@ SMOKE: tuple[Case, ...] = (
     GatedDelta(lengths=(70, 3), groups=1, heads=2, width=32),
     Ssd(lengths=(70, 3), groups=1, heads=2, key=32, value=32),
     ShortConv(lengths=(70, 3), channels=48),
+    DeltaGates(lengths=(20,), heads=3),
+    Discretize(lengths=(20,), heads=3, width=32),
     NormThenGate(lengths=(20,), heads=2, width=32),
     GateThenNorm(lengths=(20,), heads=1, width=96),
     L2Norm(lengths=(20,), heads=2, width=32),

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from benchmarks.case import EPS, Case
 from benchmarks.pointwise import (
+    DeltaGates,
+    Discretize,
     GateThenNorm,
     L2Norm,
     NormThenGate,
@@ -219,6 +221,43 @@ def _compiled_l2_norm(case: L2Norm, layout: SequenceLayout) -> Run:
     return torch.compile(l2_norm_of(Backend.torch)(case, layout), dynamic=False)
 
 
+def delta_gates_of(backend: Backend) -> Contender:
+    """Decays and betas of one of our backends."""
+
+    def build(_: DeltaGates, __: SequenceLayout) -> Run:
+        run = operations(backend).delta_gates
+        return lambda *inputs: torch.add(*run(*inputs))
+
+    return build
+
+
+def _fla_delta_gates(_: DeltaGates, __: SequenceLayout) -> Run:
+    from fla.ops.gated_delta_rule.gate import fused_gdn_gate
+
+    def call(dt: Tensor, beta: Tensor, bias: Tensor, A_log: Tensor) -> Tensor:
+        return fused_gdn_gate(dt, A_log, bias) + beta.float().sigmoid()
+
+    return call
+
+
+def _compiled_delta_gates(case: DeltaGates, layout: SequenceLayout) -> Run:
+    return torch.compile(delta_gates_of(Backend.torch)(case, layout), dynamic=False)
+
+
+def discretize_of(backend: Backend) -> Contender:
+    """Inputs times steps of one of our backends."""
+
+    def build(_: Discretize, __: SequenceLayout) -> Run:
+        run = operations(backend).discretize
+        return lambda u, dt, bias: run(u, dt, bias, torch.zeros_like(bias))[0]
+
+    return build
+
+
+def _compiled_discretize(case: Discretize, layout: SequenceLayout) -> Run:
+    return torch.compile(discretize_of(Backend.torch)(case, layout), dynamic=False)
+
+
 def _mamba_norm(case: GateThenNorm, _: SequenceLayout) -> Run:
     run = _mamba_triton("layernorm_gated").rmsnorm_fn
 
@@ -317,6 +356,17 @@ _CONTENDERS: dict[type[Case], dict[str, Contender]] = {
         "causal_conv1d": _cuda_conv,
         "fla": _fla_conv,
         "torch": conv_of(_TORCH),
+    },
+    DeltaGates: {
+        OURS: delta_gates_of(Backend.triton),
+        "fla": _fla_delta_gates,
+        "torch": delta_gates_of(_TORCH),
+        "torch.compile": _compiled_delta_gates,
+    },
+    Discretize: {
+        OURS: discretize_of(Backend.triton),
+        "torch": discretize_of(_TORCH),
+        "torch.compile": _compiled_discretize,
     },
     NormThenGate: {
         OURS: norm_of(Backend.triton),

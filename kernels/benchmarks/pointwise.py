@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from benchmarks.case import EPS, Case, Cost, normal
 from lmtrain.ops import reference
 from lmtrain.ops.rotary import angles, frequencies
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from lmtrain.layout import SequenceLayout
@@ -47,6 +48,73 @@ class ShortConv(Case):
     def backward(self) -> Cost:
         """``x`` and ``dy`` in, ``dx`` out."""
         return Cost(3 * 2 * self.tokens * self.channels, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaGates(Case):
+    """``dt, beta [t, h], bias, A_log [h]``: decays and betas of Gated DeltaNet."""
+
+    operation = "delta_gates"
+    heads: int
+
+    @property
+    def sizes(self) -> str:
+        """Heads a token."""
+        return f"{self.heads} heads"
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Parameters in fp32."""
+        dt, beta = (normal(generator, self.tokens, self.heads) for _ in "db")
+        bias, A_log = (normal(generator, self.heads).float() for _ in "bA")
+        return dt, beta, bias - 4, A_log
+
+    def expected(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> Tensor:
+        """The definition; both outputs as one sum."""
+        del layout
+        dt, beta, bias, A_log = inputs
+        return torch.add(*reference.delta_gates(dt, beta, bias, A_log))
+
+    def forward(self) -> Cost:
+        """Two numbers in, two in fp32 out, and their sum."""
+        return Cost((2 * 2 + 4 * 4 + 4) * self.tokens * self.heads, 0)
+
+    def backward(self) -> Cost:
+        """Two numbers in and a gradient in fp32, two out."""
+        return Cost((2 * 2 + 4 + 2 * 2) * self.tokens * self.heads, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discretize(Case):
+    """``u [t, h, p], dt [t, h], bias [h]``: inputs of Mamba-2 times steps; decays are dropped."""
+
+    operation = "discretize"
+    heads: int
+    width: int
+
+    @property
+    def sizes(self) -> str:
+        """Heads a token, and their width."""
+        return f"{self.heads} of {self.width}"
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Parameters in fp32."""
+        u = normal(generator, self.tokens, self.heads, self.width)
+        dt, bias = normal(generator, self.tokens, self.heads), normal(generator, self.heads)
+        return u, dt, bias.float() - 4
+
+    def expected(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> Tensor:
+        """The definition."""
+        del layout
+        u, dt, bias = inputs
+        return reference.discretize(u, dt, bias, torch.zeros_like(bias))[0]
+
+    def forward(self) -> Cost:
+        """``u`` and ``dt`` in, scaled ``u`` and decays in fp32 out."""
+        return Cost(self.tokens * self.heads * (4 * self.width + 2 + 4), 0)
+
+    def backward(self) -> Cost:
+        """``u``, ``dt`` and both gradients in, two out."""
+        return Cost(self.tokens * self.heads * (6 * self.width + 4 + 4), 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,7 +168,7 @@ def _fused_mamba2(config: Mamba2Config, d: int) -> Activations:
     keys = config.groups * config.state_dim
     channels, projected = inner + 2 * keys, 2 * inner + 2 * keys + heads
     return Activations(
-        Numbers(projected + channels + (3 if config.norm else 4) * inner, 3 * heads),
+        Numbers(projected + channels + (3 if config.norm else 4) * inner, heads + config.groups),
         Numbers(projected + inner + d),
         Numbers(3 * inner + channels, 2 * keys + heads),
     )
@@ -201,7 +201,7 @@ def _fused_gated_deltanet(config: GatedDeltaNetConfig, d: int) -> Activations:
     projected = channels + values + 2 * heads
     inverse = heads * CHUNK
     return Activations(
-        Numbers(projected + channels + 2 * keys + 2 * values + inverse, 4 * heads),
+        Numbers(projected + channels + 2 * keys + 2 * values + inverse, 3 * heads),
         Numbers(projected + values + inverse + d, heads),
         Numbers(4 * values + 2 * keys + wide + 2 * state, 2 * heads),
     )

@@ -1,7 +1,8 @@
 """Which implementation of an operation runs: the one place that chooses.
 
-A backend has the recurrences, the short convolution, norms, SwiGLU and rotary positions; attention
-is torch's own. Parts of a model take theirs in ``use``, and never ask which it is.
+A backend has the recurrences and their gates, the short convolution, norms, SwiGLU and rotary
+positions; attention is torch's own. Parts of a model take theirs in ``use``, and never ask which it
+is.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from lmtrain.ops.config import (
 )
 from lmtrain.ops.conv import short_conv
 from lmtrain.ops.gated_delta import GatedDelta
+from lmtrain.ops.gates import delta_gates, discretize
 from lmtrain.ops.kernel import (
     Attend,
     Convolve,
+    DeltaGates,
+    Discretize,
     GateThenNorm,
     L2Norm,
     NormThenGate,
@@ -56,6 +60,8 @@ class Operations:
     gated_delta: Recurrence[Any, Any, Any]
     ssd: Recurrence[Any, Any, Any]
     short_conv: Convolve
+    delta_gates: DeltaGates
+    discretize: Discretize
     l2_norm: L2Norm
     norm_then_gate: NormThenGate
     gate_then_norm: GateThenNorm
@@ -67,7 +73,8 @@ class Operations:
 
 TORCH = Operations(
     *(Backend.torch, f"torch {torch.__version__}"),
-    *(GatedDelta(), ScalarDecay(), short_conv, l2_norm, norm_then_gate, gate_then_norm),
+    *(GatedDelta(), ScalarDecay(), short_conv, delta_gates, discretize),
+    *(l2_norm, norm_then_gate, gate_then_norm),
     *(rms_norm, swiglu, rotate),
 )
 """On any device, in any dtype."""
@@ -183,6 +190,7 @@ def _reference() -> Operations:
     return Operations(
         *(Backend.reference, "the reference, token by token"),
         *(naive.gated_delta, naive.ssd, reference.short_conv),
+        *(reference.delta_gates, reference.discretize),
         *(reference.l2_norm, reference.norm_then_gate, reference.gate_then_norm),
         *(reference.rms_norm, reference.swiglu, reference.rotate),
     )
@@ -197,6 +205,7 @@ def _triton() -> Operations:
     return Operations(
         *(Backend.triton, f"triton {version('triton')}"),
         *(TritonGatedDelta(), TritonScalarDecay(), pointwise.short_conv),
+        *(pointwise.delta_gates, pointwise.discretize),
         *(pointwise.l2_norm, pointwise.norm_then_gate, pointwise.gate_then_norm),
         *(pointwise.rms_norm, pointwise.swiglu, pointwise.rotate),
     )
@@ -209,6 +218,7 @@ def _fla() -> Operations:
     return Operations(
         *(Backend.fla, f"fla {version('fla-core')}"),
         *(peers.fla_gated_delta, peers.fla_ssd, peers.fla_short_conv),
+        *(peers.fla_delta_gates, discretize),
         *(peers.fla_l2_norm, peers.fla_norm_then_gate, peers.fla_gate_then_norm),
         *(peers.fla_rms_norm, peers.fla_swiglu, peers.fla_rotate),
     )

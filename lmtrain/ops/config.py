@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Backend(StrEnum):
-    """Whose recurrences, short convolution, norms, SwiGLU and rotary positions run."""
+    """Whose recurrences, gates, short convolution, norms, SwiGLU and rotary positions run."""
 
     auto = "auto"
     reference = "reference"

@@ -81,6 +81,24 @@ class Rotate(Protocol):
         ...
 
 
+class DeltaGates(Protocol):
+    """Of Gated DeltaNet: ``dt, beta [t, h], bias, A_log [h]`` to decay and beta ``[t, h]``."""
+
+    def __call__(
+        self, dt: Tensor, beta: Tensor, bias: Tensor, A_log: Tensor, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Decay ``-e^A_log softplus(dt + bias)`` and ``scale sigmoid(beta)``, in at least fp32."""
+        ...
+
+
+class Discretize(Protocol):
+    """Of Mamba-2: ``u [t, h, p], dt [t, h], bias, A_log [h] -> [t, h, p], [t, h]``."""
+
+    def __call__(self, u: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor) -> tuple[Tensor, Tensor]:
+        """With ``step = softplus(dt + bias)``: ``step u`` and the decay ``-e^A_log step``."""
+        ...
+
+
 class L2Norm(Protocol):
     """``scale * x`` over its norm: ``[t, h, d]``, in the dtype of ``x`` or a wider one."""
 

@@ -107,6 +107,15 @@ def fla_short_conv(
     return y[0].split(list(widths), -1)
 
 
+def fla_delta_gates(
+    dt: Tensor, beta: Tensor, bias: Tensor, A_log: Tensor, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """As ``ops.gates.delta_gates``; betas are torch's."""
+    from fla.ops.gated_delta_rule.gate import fused_gdn_gate
+
+    return fused_gdn_gate(dt, A_log, bias), scale * beta.float().sigmoid()
+
+
 def fla_l2_norm(x: Tensor, scale: float = 1.0) -> Tensor:
     """As ``ops.norm.l2_norm``, in the dtype of ``x``."""
     from fla.modules.l2norm import l2norm

@@ -78,6 +78,20 @@ def short_conv(
     return silu(y if bias is None else y + bias).split(list(widths), -1)
 
 
+def delta_gates(
+    dt: Tensor, beta: Tensor, bias: Tensor, A_log: Tensor, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """``-e^A_log log(1 + e^(dt + bias))`` and ``scale / (1 + e^-beta)``: ``[t, h]``."""
+    step = torch.logaddexp(dt + bias, torch.zeros_like(dt))
+    return -A_log.exp() * step, scale / (1 + (-beta).exp())
+
+
+def discretize(u: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor) -> tuple[Tensor, Tensor]:
+    """``step u [t, h, p]`` and ``-e^A_log step [t, h]`` of ``step = log(1 + e^(dt + bias))``."""
+    step = torch.logaddexp(dt + bias, torch.zeros_like(dt))
+    return step[..., None] * u, -A_log.exp() * step
+
+
 def ssd(
     q: Tensor,
     k: Tensor,

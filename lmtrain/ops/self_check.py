@@ -124,23 +124,49 @@ def _of_mixer(operations: Operations, sizes: Sizes, device: torch.device) -> Ite
         exact=2,
     )
 
-    if sizes.rule == "gated_delta":
-        yield Case(
-            "norm_then_gate",
-            lambda x, gate, w: (operations.norm_then_gate(x, gate, w, 1e-6),),
-            lambda x, gate, w: (reference.norm_then_gate(x, gate, w, 1e-6),),
-            [*(draw(t, heads, sizes.value) for _ in range(2)), draw(sizes.value)],
-            exact=1,
-        )
-        yield Case(
-            "l2_norm",
-            lambda x: (operations.l2_norm(x, 0.1),),
-            lambda x: (reference.l2_norm(x, 0.1),),
-            [draw(t, groups, sizes.key)],
-            exact=0,
-        )
-    elif sizes.norm:
-        each = sizes.heads // sizes.groups
+    around = _around_delta if sizes.rule == "gated_delta" else _around_ssd
+    yield from around(operations, sizes, draw, groups, heads)
+
+
+def _around_delta(
+    operations: Operations, sizes: Sizes, draw: Callable[..., Tensor], groups: int, heads: int
+) -> Iterator[Case]:
+    t = len(LAYOUT)
+    yield Case(
+        "delta_gates",
+        partial(operations.delta_gates, scale=2.0),
+        partial(reference.delta_gates, scale=2.0),
+        [draw(t, heads), draw(t, heads), draw(heads), draw(heads)],
+        exact=2,
+    )
+    yield Case(
+        "norm_then_gate",
+        lambda x, gate, w: (operations.norm_then_gate(x, gate, w, 1e-6),),
+        lambda x, gate, w: (reference.norm_then_gate(x, gate, w, 1e-6),),
+        [*(draw(t, heads, sizes.value) for _ in range(2)), draw(sizes.value)],
+        exact=1,
+    )
+    yield Case(
+        "l2_norm",
+        lambda x: (operations.l2_norm(x, 0.1),),
+        lambda x: (reference.l2_norm(x, 0.1),),
+        [draw(t, groups, sizes.key)],
+        exact=0,
+    )
+
+
+def _around_ssd(
+    operations: Operations, sizes: Sizes, draw: Callable[..., Tensor], groups: int, heads: int
+) -> Iterator[Case]:
+    t, each = len(LAYOUT), sizes.heads // sizes.groups
+    yield Case(
+        "discretize",
+        operations.discretize,
+        reference.discretize,
+        [draw(t, heads, sizes.value), draw(t, heads), draw(heads), draw(heads)],
+        exact=2,
+    )
+    if sizes.norm:
         yield Case(
             "gate_then_norm",
             lambda x, gate, u, w, d: (operations.gate_then_norm(x, gate, w, 1e-6, (u, d)),),

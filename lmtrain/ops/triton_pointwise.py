@@ -1,7 +1,7 @@
-"""The short convolution, norms, SwiGLU and rotary positions by Triton kernels.
+"""The short convolution, gates, norms, SwiGLU and rotary positions by Triton kernels.
 
-Where torch.compile makes code of what lies between kernels, norms of the stream, SwiGLU and rotary
-positions are torch's: they fuse with what is around them.
+Where torch.compile makes code of what lies between kernels, gates, norms of the stream, SwiGLU and
+rotary positions are torch's: they fuse with what is around them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from lmtrain.ops import activation, norm
+from lmtrain.ops import gates as steps
 from lmtrain.ops import rotary as positions
 from lmtrain_kernels import gated_norm as norms
+from lmtrain_kernels import gates
 from lmtrain_kernels import l2_norm as heads
 from lmtrain_kernels import rotary as turns
 from lmtrain_kernels import short_conv as convolutions
@@ -39,6 +41,20 @@ def short_conv(
     return convolutions.short_conv(x, weight, bias, layout.derive(_position), widths=widths)
 
 
+def delta_gates(
+    dt: Tensor, beta: Tensor, bias: Tensor, A_log: Tensor, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """As ``ops.gates.delta_gates``, in fp32."""
+    by = steps if torch.compiler.is_compiling() else gates
+    return by.delta_gates(dt, beta, bias, A_log, scale)
+
+
+def discretize(u: Tensor, dt: Tensor, bias: Tensor, A_log: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``ops.gates.discretize``, decays in fp32."""
+    by = steps if torch.compiler.is_compiling() else gates
+    return by.discretize(u, dt, bias, A_log)
+
+
 def l2_norm(x: Tensor, scale: float = 1.0) -> Tensor:
     """As ``ops.norm.l2_norm``, in the dtype of ``x``."""
     return heads.l2_norm(x, scale)
@@ -46,16 +62,14 @@ def l2_norm(x: Tensor, scale: float = 1.0) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """As ``ops.norm.rms_norm``."""
-    if torch.compiler.is_compiling():
-        return norm.rms_norm(x, weight, eps)
-    return norms.rms_norm(x, weight, eps)
+    by = norm if torch.compiler.is_compiling() else norms
+    return by.rms_norm(x, weight, eps)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """As ``ops.activation.swiglu``."""
-    if torch.compiler.is_compiling():
-        return activation.swiglu(gate_up)
-    return units.swiglu(gate_up)
+    by = activation if torch.compiler.is_compiling() else units
+    return by.swiglu(gate_up)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

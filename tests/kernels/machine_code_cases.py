@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import test_delta_forward
 import test_gated_delta
 import test_gated_norm
+import test_gates
 import test_l2_norm
 import test_rotary
 import test_short_conv
@@ -41,6 +43,7 @@ QUICK = {
     *("short_conv a document that began before", "gated_norm a weight for all heads"),
     *("gated_norm skip, groups", "l2_norm (65, 2, 128)"),
     *("rms_norm heads", "swiglu (7, 96)", "rotary (37, 3, 64, 32)"),
+    *("gates delta (37, 3, 64)", "gates steps (37, 3, 64)"),
 }
 """What every test run sees, on Hopper."""
 
@@ -80,6 +83,9 @@ def _checks() -> Iterator[tuple[str, Callable[[], None]]]:
 def _pointwise() -> Iterator[tuple[str, Callable[[], None]]]:
     for name in test_short_conv.CASES:
         yield f"short_conv {name}", partial(test_short_conv.test_equals_the_naive_form, name, BF16)
+    opened = test_gates.test_equals_the_naive_form
+    for kind, shape in product(*(values_of(opened, name) for name in ("kind", "shape"))):
+        yield f"gates {kind} {shape}", partial(opened, kind, shape, BF16)
     for name in test_gated_norm.CASES:
         yield f"gated_norm {name}", partial(test_gated_norm.test_equals_the_naive_form, name, BF16)
     for name in test_gated_norm.PLAIN:

@@ -1,10 +1,11 @@
-"""What is compiled ahead of time of the short convolution, norms, SwiGLU and rotary positions."""
+"""What is compiled ahead of time besides recurrences and l2 norms."""
 
 from __future__ import annotations
 
 import torch
 
 from lmtrain_kernels.gated_norm import gated_norm, rms_norm
+from lmtrain_kernels.gates import delta_gates, discretize
 from lmtrain_kernels.rotary import rotary
 from lmtrain_kernels.short_conv import short_conv, short_conv_step
 from lmtrain_kernels.swiglu import swiglu
@@ -38,6 +39,19 @@ def _convolve(
     position = torch.arange(200, dtype=torch.int32) if documents else None
     found = short_conv(x, weight, bias, position, widths=widths)
     torch.autograd.backward(found, [torch.zeros_like(y) for y in found])
+
+
+def open_gates() -> None:
+    """Forward and backward of both mixers, heads in slices of a projection."""
+    for dtype in DTYPES:
+        projected = torch.zeros(50, 64, dtype=dtype, requires_grad=True)
+        dt, beta = projected[:, 16:32], projected[:, 32:48]
+        parameter = torch.zeros(16)
+        decay, betas = delta_gates(dt, beta, parameter, parameter)
+        torch.autograd.backward([decay.sum(), betas.sum()])
+        u = torch.zeros(50, 16, 64, dtype=dtype, requires_grad=True)
+        scaled, decay = discretize(u, dt, parameter, parameter)
+        torch.autograd.backward([scaled.sum(), decay.sum()])
 
 
 def normalize() -> None:

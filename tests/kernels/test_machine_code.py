@@ -7,7 +7,7 @@ from emulation import failures
 
 KINDS = [
     *("gated_delta", "wide_delta", "ssd", "short_conv", "gated_norm", "rms_norm", "l2_norm"),
-    *("swiglu", "rotary", "span", "model"),
+    *("gates", "swiglu", "rotary", "span", "model"),
 ]
 
 

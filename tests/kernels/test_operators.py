@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmtrain_kernels.gated_delta import gated_delta
 from lmtrain_kernels.gated_norm import gated_norm, rms_norm
+from lmtrain_kernels.gates import delta_gates, discretize
 from lmtrain_kernels.l2_norm import l2_norm
 from lmtrain_kernels.rotary import rotary
 from lmtrain_kernels.short_conv import short_conv
@@ -40,6 +41,14 @@ CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
         lambda x, w: torch.cat(short_conv(x, w, widths=[8, 24]), -1),
         [ROW, (4, ROW[1])],
     ),
+    "delta_gates": (
+        lambda dt, beta, bias, A: sum(delta_gates(dt, beta, bias, A, 2.0)),
+        [GATE, GATE, (HEADS,), (HEADS,)],
+    ),
+    "discretize": (
+        lambda u, dt, bias, A: discretize(u, dt, bias, A)[0],
+        [HEADED, GATE, (HEADS,), (HEADS,)],
+    ),
     "gated_norm": (
         lambda x, gate, w: gated_norm(x, gate, w, 1e-6, norm_before_gate=True),
         [HEADED, HEADED, (WIDTH,)],
@@ -52,7 +61,11 @@ CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
         [HEADED],
     ),
 }
-NAMES = {name: name for name in CASES} | {"rms_norm": "gated_norm"}
+NAMES = {name: name for name in CASES} | {
+    "rms_norm": "gated_norm",
+    "delta_gates": "gates",
+    "discretize": "gates",
+}
 
 
 class Seen(TorchDispatchMode):

@@ -40,7 +40,16 @@ from lmtrain.parallel.strategy import FITS, Strategy
 from lmtrain.parallelize import rematerialize, share_rows
 from lmtrain.planner import planner
 from lmtrain.settings.engine import Remat
-from lmtrain_kernels import gated_delta, gated_norm, l2_norm, rotary, short_conv, ssd, swiglu
+from lmtrain_kernels import (
+    gated_delta,
+    gated_norm,
+    gates,
+    l2_norm,
+    rotary,
+    short_conv,
+    ssd,
+    swiglu,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +88,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_kernels, "_kernel", lambda _: attention_kernels._Flash())  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(JITFunction, "run", lambda *_, **__: None)
     monkeypatch.setattr(InterpretedFunction, "run", lambda *_, **__: None)
-    for module in (gated_delta, gated_norm, l2_norm, rotary, short_conv, ssd, swiglu):
+    for module in (gated_delta, gated_norm, gates, l2_norm, rotary, short_conv, ssd, swiglu):
         for operation in vars(module).values():
             if isinstance(operation, CustomOpDef):
                 monkeypatch.setattr(operation, "_abstract_fn", operation._init_fn)  # pyright: ignore[reportPrivateUsage]

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from lmtrain.models.layers import Linear, RMSNorm
@@ -49,7 +48,7 @@ class GatedDeltaNet(nn.Module):
         self.rule = operations.gated_delta
         self.kernel: Kernel = partial(scan, self.rule)
         self.convolve: Convolve = operations.short_conv
-        self.l2_norm = operations.l2_norm
+        self.gates, self.l2_norm = operations.delta_gates, operations.l2_norm
         self.norm_then_gate = operations.norm_then_gate
 
     def sizes(self) -> Sizes:
@@ -92,8 +91,7 @@ class GatedDeltaNet(nn.Module):
         c = self.config
         heads = c.key_heads, c.key_heads, c.value_heads
         q, k, v = (y.unflatten(-1, (n, -1)) for y, n in zip((q, k, v), heads, strict=True))
-        beta = c.beta_scale * beta.to(self.dt_bias.dtype).sigmoid()
-        decay = -self.A_log.exp() * F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
+        decay, beta = self.gates(dt, beta, self.dt_bias, self.A_log, c.beta_scale)
         return self.l2_norm(q, c.key_dim**-0.5), self.l2_norm(k), v, decay, beta
 
     def _finish(self, heads: Tensor, gate: Tensor) -> Tensor:

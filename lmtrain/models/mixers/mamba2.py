@@ -52,6 +52,7 @@ class Mamba2(nn.Module):
         self.rule = operations.ssd
         self.kernel: Kernel = partial(scan, self.rule)
         self.convolve: Convolve = operations.short_conv
+        self.discretize = operations.discretize
         self.gate_then_norm = operations.gate_then_norm
 
     def sizes(self) -> Sizes:
@@ -94,8 +95,8 @@ class Mamba2(nn.Module):
         """The heads ``u [t, h, p]``, and ``C, B, dt u, dt A`` for the recurrence."""
         u = u.unflatten(-1, (self.heads, -1))
         B, C = (y.unflatten(-1, (self.config.groups, -1)) for y in (B, C))
-        dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
-        return u, (C, B, (u * dt[..., None]).to(u.dtype), -self.A_log.exp() * dt)
+        scaled, decay = self.discretize(u, dt, self.dt_bias, self.A_log)
+        return u, (C, B, scaled, decay)
 
     def _finish(self, y: Tensor, u: Tensor, gate: Tensor) -> Tensor:
         """Skip, gate, then norm over each group if there is one (the gate comes before it)."""
