@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 BF16 = torch.bfloat16
 QUICK = {
     *("wide_delta usual head sizes", "ssd usual head sizes"),
-    *("short_conv a document that began before", "gated_norm a weight for all heads"),
+    *("short_conv three outputs, several blocks", "gated_norm a weight for all heads"),
     *("gated_norm skip, groups", "l2_norm (65, 2, 128)"),
     *("rms_norm heads", "swiglu (7, 96)", "rotary (37, 3, 64, 32)"),
     *("gates delta (37, 3, 64)", "gates steps (37, 3, 64)"),
