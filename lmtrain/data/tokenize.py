@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,6 +108,45 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     tokenizer.encode_special_tokens = True
     encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str, *, key: str) -> list[int]:
+    """The ids of a text to continue, at least one.
+
+    Raises:
+        ValueError: the tokenizer cannot spell what ``key`` says.
+    """
+    try:
+        [ids] = encode(tokenizer, [prompt])
+    except Exception as error:  # tokenizers has no class of its own
+        ids, reason = [], str(error)
+    else:
+        reason = "it has no token for it"
+    if not ids:
+        known = [token for _, token in zip(range(3), _ordinary(tokenizer), strict=False)]
+        raise ValueError(
+            f"{key}={prompt!r} is nothing that the run's tokenizer can spell ({reason}): "
+            f"use tokens of it, such as {' '.join(known)!r}"
+        )
+    return ids
+
+
+def spelled(tokenizer: Tokenizer) -> str:
+    """A text to begin with: a line break, or the first token of a tokenizer that has none."""
+    try:
+        prompt_ids(tokenizer, "\n", key="prompt")
+    except ValueError:
+        return next(_ordinary(tokenizer))
+    return "\n"
+
+
+def _ordinary(tokenizer: Tokenizer) -> Iterator[str]:
+    """Tokens that are not special, in the order of their ids."""
+    added = tokenizer.get_added_tokens_decoder()
+    special = {index for index, token in added.items() if token.special}
+    for token, index in sorted(tokenizer.get_vocab().items(), key=itemgetter(1)):
+        if index not in special:
+            yield token
 
 
 def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64] | None:

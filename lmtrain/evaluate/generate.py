@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from lmtrain.config import read, require
-from lmtrain.data.tokenize import encode, end_of_text, load_tokenizer, vocab_size
+from lmtrain.data.tokenize import end_of_text, load_tokenizer, prompt_ids, spelled, vocab_size
 from lmtrain.models.decoder import Decoder
 from lmtrain.ops.backend import bind
 from lmtrain.ops.config import OpsConfig
@@ -75,9 +75,12 @@ class Writer:
         """The text that follows ``prompt``, in pieces as it comes, ``tokens`` tokens at most.
 
         A character whose bytes are not all there yet is held back.
+
+        Raises:
+            ValueError: the tokenizer cannot spell the prompt.
         """
         device = self.model.embedding.weight.device
-        [ids] = encode(self.tokenizer, [prompt])
+        ids = prompt_ids(self.tokenizer, prompt, key="prompt")
         if self.begin_of_text is not None:
             ids = [self.begin_of_text, *ids]
         end = end_of_text(self.tokenizer) if self.end_of_text is None else self.end_of_text
@@ -135,15 +138,18 @@ def generate(config: GenerateConfig) -> None:
     """Print texts as they are written.
 
     Raises:
-        ValueError: the configuration has problems, or there is no checkpoint.
+        ValueError: the configuration has problems, there is no checkpoint, or its tokenizer cannot
+            spell the prompt.
     """
     require(config.check())
     assert config.checkpoint is not None
     writer = Writer.open(Path(config.checkpoint), device=config.device, ops=config.ops)
     temperature = 0.0 if config.greedy else config.temperature
     sampling = Sampling(temperature=temperature, top_p=config.top_p)
+    prompt = spelled(writer.tokenizer) if config.prompt is None else config.prompt
+    prompt_ids(writer.tokenizer, prompt, key="prompt")
     for number in range(config.count):
-        print(config.prompt, end="", flush=True)
-        for text in writer.write(config.prompt, config.tokens, sampling, seed=config.seed + number):
+        print(prompt, end="", flush=True)
+        for text in writer.write(prompt, config.tokens, sampling, seed=config.seed + number):
             print(text, end="", flush=True)
         print("\n" + "-" * 40 if number + 1 < config.count else "")

@@ -43,8 +43,8 @@ class GenerateConfig:
 
     checkpoint: str | None = None
     """A run folder (its latest checkpoint) or one checkpoint folder."""
-    prompt: str = "\n"
-    """Text to continue."""
+    prompt: str | None = None
+    """Text to continue; null is a line break, or the first token of a tokenizer without one."""
     tokens: int = 200
     """New tokens at most."""
     count: int = 1
@@ -69,7 +69,7 @@ class GenerateConfig:
         engine = EngineConfig(device=self.device)
         return [
             *([missing] if self.checkpoint is None else []),
-            *([silent] if not self.prompt else []),
+            *([silent] if self.prompt == "" else []),
             *positive({"tokens": self.tokens, "count": self.count}),
             *sampling(self.temperature, self.top_p),
             *called(engine.check(), "engine.", ""),

@@ -74,7 +74,7 @@ class LoggingSection:
 
     def check_steps(self, steps: int, decided: str) -> list[str]:
         """What ends after the ``steps`` of the run, whose number is ``decided`` by a key."""
-        if self._window() or max(self.profiled, default=0) <= steps:
+        if not self.profile or self._window() or max(self.profiled, default=0) <= steps:
             return []
         return [f"logging.profile={self.profile} ends after {decided}: choose earlier steps"]
 

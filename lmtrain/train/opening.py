@@ -12,6 +12,7 @@ from lmtrain.data.cells import Supply
 from lmtrain.data.loader import Loader
 from lmtrain.data.plan import Plan
 from lmtrain.data.sources import Corpus, open_data, open_validation
+from lmtrain.data.tokenize import prompt_ids
 from lmtrain.data.validations import Validations
 from lmtrain.train.checkpoint import State, naming
 from lmtrain.train.folder import RunFolder
@@ -110,6 +111,8 @@ def open_run(
         ValueError: the data, the model and the run folder do not fit together.
     """
     store = open_data(config.data)
+    if config.samples.count and config.samples.prompt:
+        prompt_ids(store.tokenizer(), config.samples.prompt, key="samples.prompt")
     plan_of = partial(
         Plan.build,
         store,

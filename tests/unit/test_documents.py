@@ -72,6 +72,22 @@ def pair(word: str) -> tuple[str, str]:
     return key, value
 
 
+def test_the_readme_shows_the_plan_that_its_command_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = (ROOT / "README.md").read_text(encoding="utf-8").split("## Plan before you run")[1]
+    command, shown = re.findall(r"```\n(.*?)```", plan, re.DOTALL)[:2]
+    _, verb, *words = shlex.split(command.replace("\\\n", " "))
+    VERBS[verb].run(compose(words, VERBS[verb].config))
+    printed = re.sub(r"[\s┃│]+", " ", capsys.readouterr().out)
+    rows, _, sentences = shown.partition("\n\n")
+    columns = [re.split(r"\s{2,}", row.strip()) for row in rows.splitlines()[1:]]
+    assert len(columns) == 7
+    told = [" ".join(part) for row in columns for part in (row[:2], row[2:])]
+    for words in (*told, *sentences.split("\n")):
+        assert " ".join(words.split()) in printed, words
+
+
 def test_commands_of_documents_have_keys_that_there_are() -> None:
     found, refused = together(), list[str]()
     assert len({word for _, words in found for word in words}) > 60

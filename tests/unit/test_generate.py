@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lmtrain.config import compose
-from lmtrain.data.tokenize import bytes_tokenizer
+from lmtrain.data.tokenize import bytes_tokenizer, spelled
 from lmtrain.evaluate import generate as module
 from lmtrain.evaluate.generate import Sampling, Writer, draw, next_tokens
 from lmtrain.layout import SequenceLayout
@@ -99,6 +100,29 @@ def test_the_space_after_the_prompt_stays(model: Decoder, monkeypatch: pytest.Mo
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     monkeypatch.setattr(module, "next_tokens", lambda *_, **__: iter([1, 0, 2]))
     assert list(Writer(model, tokenizer).write("a", 9, Sampling(), seed=0)) == [" b", " a"]
+
+
+NUMBERS = {str(i): i for i in range(4)} | {"</s>": 4}
+
+
+def words() -> Tokenizer:
+    """As a synthetic task has it: words with spaces between them, and no other."""
+    tokenizer = Tokenizer(models.WordLevel(NUMBERS))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["</s>"])
+    return tokenizer
+
+
+@pytest.mark.parametrize("prompt", ["hello", "1 2 9", "\n", " "])
+def test_a_prompt_that_the_tokenizer_cannot_spell_is_refused(prompt: str, model: Decoder) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"prompt={prompt!r} is nothing that")) as told:
+        next(Writer(model, words()).write(prompt, 3, Sampling(), seed=0))
+    assert str(told.value).endswith("use tokens of it, such as '0 1 2'")
+
+
+def test_texts_begin_with_what_the_tokenizer_has() -> None:
+    assert spelled(bytes_tokenizer()) == "\n"
+    assert spelled(words()) == "0"
 
 
 def test_a_seed_decides_the_text(model: Decoder) -> None:

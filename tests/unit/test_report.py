@@ -190,6 +190,7 @@ def test_a_profile_ends_with_the_run() -> None:
     assert logging.check_steps(300, "train.steps=300") == []
     [problem] = logging.check_steps(299, "train.steps=299")
     assert problem.startswith("logging.profile=298:3 ends after train.steps=299: choose")
+    assert LoggingSection().check_steps(-3, "train.steps=-3") == []
 
 
 def test_gradients_that_cannot_be_read_are_not_promised() -> None:

@@ -18,6 +18,10 @@ from lmtrain.data.store import Side
 from lmtrain.data.tasks.corpus import TaskCorpus
 from lmtrain.data.tasks.task import examples
 from lmtrain.data.validation import ValidationSet
+from lmtrain.evaluate.generate import generate
+from lmtrain.settings.engine import Device
+from lmtrain.settings.generate import GenerateConfig
+from lmtrain.train.opening import open_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,7 +169,7 @@ def test_a_step_holds_the_targets_of_whole_rows(tmp_path: Path, more: list[str])
 
 
 @pytest.mark.slow
-def test_a_run_learns_and_writes(tmp_path: Path) -> None:
+def test_a_run_learns_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "model=debug", "model.pattern=GA", "model.d_model=32", "model.n_layers=2", "data=task",
         *SIZES, "data.task.lengths=[32,128]", f"data.cache={tmp_path}", "curriculum.cycle_steps=4",
@@ -178,3 +182,9 @@ def test_a_run_learns_and_writes(tmp_path: Path) -> None:
     assert run.losses[0] > run.losses[-1]
     [sample] = (tmp_path / "run" / "samples").iterdir()
     assert all(word.isdigit() for word in sample.read_text().split())
+
+    capsys.readouterr()
+    generate(GenerateConfig(checkpoint=str(tmp_path / "run"), tokens=3, device=Device.cpu))
+    assert capsys.readouterr().out.split()[0] == "0"
+    with pytest.raises(ValueError, match="^samples.prompt='hello' is nothing that the run's"):
+        open_run(compose([*words, f"run.dir={tmp_path / 'other'}", "samples.prompt=hello"]))
