@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from lmtrain_kernels.delta_outputs import outputs
-from lmtrain_kernels.delta_prepare import Prepared, prepare, recompute, solve
+from lmtrain_kernels.delta_prepare import Prepared, check, prepare, recompute, solve
 from lmtrain_kernels.delta_states import (
     enter_segments,
     no_summary,
@@ -76,7 +76,7 @@ def forward(
         initial: ``[h, k, v]`` fp32 that enters the first document; None for zero.
 
     Raises:
-        ValueError: the table has other chunks, ``g`` does not divide ``h`` or dtypes differ.
+        ValueError: as ``prepare``.
     """
     if k.dtype == torch.float32 or k.shape[2] > WIDEST:
         prepared = prepare(k, v, decay, beta, table)
@@ -85,6 +85,7 @@ def forward(
         passed = pass_states(k, prepared, table, entering)
         out = outputs(q, k, prepared.total, passed.states, passed.written, table)
         return Forward(out, passed.final, *prepared[:2], summary.transition, entering)
+    check(k, v, decay, beta, table)
     total, inverse, scores = solve(q, k, decay, beta, table)
     summary = no_summary(k, v)
     if table.cut:

@@ -27,6 +27,7 @@ from lmtrain_kernels.dots import (
     store_numbers,
     store_tile,
 )
+from lmtrain_kernels.pointwise import DTYPES
 from lmtrain_kernels.tuned import tuned
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 """Tokens of a chunk."""
+MOST_WIDTH = 256
+"""Of a head that the kernels take."""
 
 
 class Prepared(NamedTuple):
@@ -62,9 +65,10 @@ def prepare(k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, table: ChunkTable
         table: chunks of 64 tokens.
 
     Raises:
-        ValueError: the table has other chunks, ``g`` does not divide ``h`` or dtypes differ.
+        ValueError: the table has other chunks, shapes or dtypes do not fit, or a head is wider than
+            256.
     """
-    _check(k, v, table)
+    check(k, v, decay, beta, table)
     total, inverse = _empty(k, decay, table)
     return Prepared(total, inverse, *_mix(k, v, decay, beta, total, inverse, table, solve=True))
 
@@ -76,7 +80,6 @@ def solve(
 
     ``P`` is what a token takes of what its chunk writes, ``tril(Q K^T * e^(G_i - G_j))``.
     """
-    _check(k, None, table)
     total, inverse = _empty(k, decay, table)
     scores = torch.empty_like(inverse)
     _launch(k, decay, beta, total, inverse, table, q=q, scores=scores, solve=True)
@@ -87,17 +90,29 @@ def recompute(
     k: Tensor, v: Tensor, beta: Tensor, total: Tensor, inverse: Tensor, table: ChunkTable
 ) -> tuple[Tensor, Tensor]:
     """``w`` and ``u`` of ``prepare`` again, bit by bit, from its ``total`` and ``inverse``."""
-    _check(k, v, table)
     return _mix(k, v, total, beta, total, inverse, table, solve=False)
 
 
-def _check(k: Tensor, v: Tensor | None, table: ChunkTable) -> None:
+def check(k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, table: ChunkTable) -> None:
+    """Refuse, as ``prepare``, what the kernels of the gated delta rule do not take."""
     if table.size != CHUNK:
         raise ValueError(f"a table of chunks of {table.size} tokens: build it with size={CHUNK}")
-    if v is not None and v.shape[1] % k.shape[1]:
+    if v.shape[1] % k.shape[1]:
         raise ValueError(f"{v.shape[1]} value heads do not divide by {k.shape[1]} key heads")
-    if v is not None and k.dtype != v.dtype:
-        raise ValueError(f"keys are {k.dtype} and values {v.dtype}: cast one to the other")
+    if not len(k) == len(v) or not decay.shape == beta.shape == v.shape[:2]:
+        raise ValueError(
+            f"keys {list(k.shape)}, values {list(v.shape)}, decay {list(decay.shape)}, beta "
+            f"{list(beta.shape)}: want [t, g, k], [t, h, v], [t, h], [t, h]"
+        )
+    if max(k.shape[2], v.shape[2]) > MOST_WIDTH:
+        raise ValueError(
+            f"heads of {k.shape[2]} and {v.shape[2]} wide: the kernels take up to {MOST_WIDTH}; "
+            "use the torch backend"
+        )
+    if k.dtype != v.dtype or k.dtype not in DTYPES:
+        raise ValueError(
+            f"keys are {k.dtype} and values {v.dtype}: cast both to one of bf16, fp16 and fp32"
+        )
 
 
 def _empty(k: Tensor, decay: Tensor, table: ChunkTable) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from lmtrain_kernels.delta_forward import forward
 from lmtrain_kernels.delta_gradients import gradients
 from lmtrain_kernels.delta_prepare import Prepared, recompute
 from lmtrain_kernels.delta_states import pass_states
-from lmtrain_kernels.operators import operator
+from lmtrain_kernels.operators import check_scan, operator
 from lmtrain_kernels.table import ChunkTable
 
 
@@ -48,13 +48,10 @@ def gated_delta(
         initial: ``[h, kd, vd]`` that enters the first document; None for zero.
 
     Raises:
-        ValueError: the table has other chunks, ``g`` does not divide ``h``, or ``q, k, v`` differ
-            in shape or dtype.
+        ValueError: the table has other chunks, shapes or dtypes do not fit, or a head is wider than
+            256.
     """
-    if q.shape != k.shape:
-        raise ValueError(f"queries are {list(q.shape)} and keys {list(k.shape)}: make them alike")
-    if q.dtype != k.dtype:
-        raise ValueError(f"queries are {q.dtype} and keys {k.dtype}: cast one to the other")
+    check_scan(q, k, v, initial)
     return _scan(q, k, v, decay, beta, initial, *table)[:2]
 
 

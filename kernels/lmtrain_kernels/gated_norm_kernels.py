@@ -50,12 +50,12 @@ def forward(
     for start in range(first, first + run * ROWS, ROWS):
         token, head, exists = _rows(start, lane, tokens, ROWS, HEADS, ALIKE)
         kept = exists & inside
-        x = load(x_pointer + token * X_TOKEN + head * X_HEAD + column, kept)
+        x = load(_at(x_pointer, token, head, X_TOKEN, X_HEAD, HEADS) + column, kept)
         if u_pointer is not None:
-            x += scale * load(u_pointer + token * U_TOKEN + head * U_HEAD + column, kept)
+            x += scale * load(_at(u_pointer, token, head, U_TOKEN, U_HEAD, HEADS) + column, kept)
         silu = 1.0
         if gate_pointer is not None:
-            gate = load(gate_pointer + token * GATE_TOKEN + head * GATE_HEAD + column, kept)
+            gate = load(_at(gate_pointer, token, head, GATE_TOKEN, GATE_HEAD, HEADS) + column, kept)
             silu = gate * sigmoid(gate)
         if not NORM_FIRST:
             x *= silu
@@ -122,13 +122,13 @@ def backward(
         token, head, exists = _rows(start, lane, tokens, ROWS, HEADS, ALIKE)
         row = token * HEADS + head
         inverse = load(inverse_pointer + row, exists)
-        d_out_row = d_out_pointer + token * D_TOKEN + head * D_HEAD + column
-        x_row = x_pointer + token * X_TOKEN + head * X_HEAD + column
+        d_out_row = _at(d_out_pointer, token, head, D_TOKEN, D_HEAD, HEADS) + column
+        x_row = _at(x_pointer, token, head, X_TOKEN, X_HEAD, HEADS) + column
         gate_row, u_row = x_row, x_row
         if GATED:
-            gate_row = gate_pointer + token * GATE_TOKEN + head * GATE_HEAD + column
+            gate_row = _at(gate_pointer, token, head, GATE_TOKEN, GATE_HEAD, HEADS) + column
         if SKIP:
-            u_row = u_pointer + token * U_TOKEN + head * U_HEAD + column
+            u_row = _at(u_pointer, token, head, U_TOKEN, U_HEAD, HEADS) + column
 
         products = tl.zeros([ROWS, BLOCK], tl.float32)
         for part in tl.static_range(PARTS):
@@ -247,6 +247,17 @@ def _begin(run, ROWS: tl.constexpr, HEADS: tl.constexpr, ALIKE: tl.constexpr):
     """The head of this program, if it has one, and its first row."""
     LANES: tl.constexpr = 1 if ALIKE else HEADS
     return tl.program_id(0) % LANES, tl.program_id(0) // LANES * run * ROWS
+
+
+@triton.jit
+def _at(pointer, token, head, TOKEN: tl.constexpr, HEAD: tl.constexpr, HEADS: tl.constexpr):
+    """Rows of a tile; 64 bits for heads only if they lie so far apart, since they cost registers.
+
+    So lie those of a million tokens whose memory has heads first.
+    """
+    if (HEADS - 1) * HEAD >= 2**31:
+        return pointer + token * TOKEN + head.to(tl.int64) * HEAD
+    return pointer + token * TOKEN + head * HEAD
 
 
 @triton.jit

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
     from torch._library.custom_ops import CustomOpDef
 
 
@@ -53,3 +54,23 @@ def operator(
         return Eager.apply(*inputs)
 
     return call
+
+
+def check_scan(q: Tensor, k: Tensor, v: Tensor, initial: Tensor | None) -> None:
+    """Refuse queries unlike ``k [t, g, kd]``, and what is no state of it and ``v [t, h, vd]``.
+
+    The kernels of a phase see neither beside the other, and would read what is not there.
+
+    Raises:
+        ValueError: with both shapes.
+    """
+    if q.shape != k.shape or q.dtype != k.dtype:
+        raise ValueError(
+            f"queries are {list(q.shape)} in {q.dtype} and keys {list(k.shape)} in {k.dtype}: "
+            "make them alike"
+        )
+    if initial is not None and initial.shape != (v.shape[1], k.shape[2], v.shape[2]):
+        raise ValueError(
+            f"the initial state is {list(initial.shape)}, but heads of {list(k.shape)} and "
+            f"{list(v.shape)} have {[v.shape[1], k.shape[2], v.shape[2]]}"
+        )

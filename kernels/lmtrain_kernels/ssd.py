@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmtrain_kernels.operators import operator
+from lmtrain_kernels.operators import check_scan, operator
 from lmtrain_kernels.ssd_backward import backward
 from lmtrain_kernels.ssd_forward import forward
 from lmtrain_kernels.ssd_segments import enter_segments, summarize_segments
@@ -39,11 +39,7 @@ def ssd(
     Raises:
         ValueError: shapes or dtypes do not fit, or a head size is below 16 or above 256.
     """
-    if q.shape != k.shape or q.dtype != k.dtype:
-        raise ValueError(
-            f"queries are {list(q.shape)} in {q.dtype} and keys {list(k.shape)} in {k.dtype}: "
-            "make them alike"
-        )
+    check_scan(q, k, v, initial)
     return _scan(q, k, v, decay, initial, *table)[:2]
 
 

@@ -61,8 +61,13 @@ class ChunkTable(NamedTuple):
         """The table of documents of these ``lengths`` (> 0), one after the other.
 
         ``segment`` is the most chunks of a segment; None cuts no document.
+
+        Raises:
+            ValueError: there is no document, or one without tokens.
         """
         tokens = np.asarray(lengths, np.int64)
+        if not tokens.size or tokens.min() < 1:
+            raise ValueError(f"documents of {list(lengths)[:8]} tokens: leave out the empty ones")
         ends = tokens.cumsum()
         chunks = _cut(ends - tokens, ends, size)
         count = -(-tokens // size)

@@ -161,6 +161,12 @@ def test_short_documents_beside_a_long_one_hand_on_no_states() -> None:
     assert (len(whole.linked), whole.cut, whole.last) == (0, False, 600)
 
 
+@pytest.mark.parametrize("lengths", [[], [5, 0, 3]])
+def test_a_table_refuses_documents_without_tokens(lengths: list[int]) -> None:
+    with pytest.raises(ValueError, match="leave out the empty ones"):
+        ChunkTable.build(lengths, 64)
+
+
 def _compare_phases(name: str, layout: SequenceLayout) -> None:
     given = inputs(name, len(layout))
     initial, d_final = (torch.randn(HEADS, KEY, VALUE) for _ in range(2))

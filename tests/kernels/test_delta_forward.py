@@ -218,7 +218,7 @@ def test_a_token_sees_nothing_behind_it_or_in_other_documents() -> None:
     [
         (32, 1, torch.float32, "size=64"),
         (64, 3, torch.float32, "do not divide"),
-        (64, 1, torch.float16, "cast one"),
+        (64, 1, torch.float16, "cast both"),
     ],
 )
 def test_what_is_refused(size: int, groups: int, dtype: torch.dtype, says: str) -> None:

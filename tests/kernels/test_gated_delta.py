@@ -130,13 +130,23 @@ def test_a_compiled_function_gives_the_same() -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
-@pytest.mark.parametrize(("width", "says"), [(16, "make them alike"), (32, "cast one")])
-def test_what_is_refused(width: int, says: str) -> None:
-    case = Case((9,))
-    inputs = draw(case)
-    q = inputs.q[..., :width].double()
-    with pytest.raises(ValueError, match=says):
-        gated_delta(q, *inputs[1:5], table(case))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_refused(dtype: torch.dtype) -> None:
+    case = Case((9,), heads=3)
+    q, k, v, decay, beta, _ = draw(case)
+    q, k, v, chunks = q.to(dtype), k.to(dtype), v.to(dtype), table(case)
+    two, wide = k.expand(-1, 2, -1), k.repeat(1, 1, 9)
+    for says, inputs in {
+        "make them alike": (q[..., :16], k, v, decay, beta),
+        "cast both": (q, k, v.double(), decay, beta),
+        "3 value heads do not divide by 2": (two, two, v, decay, beta),
+        "want .t, g, k., .t, h, v.": (q, k, v, decay, beta[:, :1]),
+        "up to 256": (wide, wide, v, decay, beta),
+    }.items():
+        with pytest.raises(ValueError, match=says):
+            gated_delta(*inputs, chunks)
+    with pytest.raises(ValueError, match="the initial state is"):
+        gated_delta(q, k, v, decay, beta, chunks, v.new_zeros(1, k.shape[2], v.shape[2]))
 
 
 @pytest.mark.slow

@@ -139,6 +139,16 @@ def test_gradient_of_another_memory_order() -> None:
     assert all(relative_error(p, q) < 1e-4 for p, q in zip(a, b, strict=True))
 
 
+def test_heads_may_lie_further_apart_than_32_bits_address() -> None:
+    """As those of a million tokens whose memory has heads first; what lies between is not there."""
+    apart, heads = 1 << 30, torch.randn(2, 3, 16).to(DEVICE, torch.bfloat16)
+    room = torch.UntypedStorage(heads.itemsize * (2 * apart + 32), device=DEVICE)
+    far = heads.new_empty(0).set_(room, 0, heads.shape, (16, apart, 1))
+    far.copy_(heads)
+    weight = torch.ones(16, device=DEVICE)
+    assert torch.equal(rms_norm(far, weight, EPS), rms_norm(heads, weight, EPS))
+
+
 def test_zero_rows_give_zeros_and_finite_gradients() -> None:
     x, gate = (torch.zeros(3, 2, 16, device=DEVICE).requires_grad_() for _ in range(2))
     weight = torch.ones(16, device=DEVICE)

@@ -167,6 +167,8 @@ def test_refuses_what_it_cannot_do() -> None:
         ssd(q[..., :8], k[..., :8], v[:, :2], decay[:, :2], table(case))
     with pytest.raises(ValueError, match="make them alike"):
         ssd(q.double(), k, v, decay, table(case))
+    with pytest.raises(ValueError, match="the initial state is"):
+        ssd(q, k, v[:, :2], decay[:, :2], table(case), v.new_zeros(1, k.shape[2], v.shape[2]))
 
 
 @pytest.mark.slow
