@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmtrain.bench.config import BenchConfig
-from lmtrain.data.config import DataConfig, check_tokens_per_step
+from lmtrain.data.config import DataConfig, check_tokens_per_step, power_of_two
 from lmtrain.data.curriculum_config import CurriculumConfig, Remainder, ViewName
 from lmtrain.data.prepare_config import PrepareConfig
 from lmtrain.models.config import ModelConfig
@@ -246,7 +246,8 @@ class RunConfig:
         """The global batch must cut into equal rows of whole pieces, and those into equal spans."""
         longest, accumulate = self.curriculum.max_length, self.train.accumulate
         sequence = self.parallel.sequence
-        if min(longest, accumulate, world_size, sequence) < 1 or world_size % sequence:
+        counts = min(longest, accumulate, world_size, sequence)
+        if counts < 1 or world_size % sequence or power_of_two("", longest):
             return []
         world = world_size // sequence
         found = check_tokens_per_step(

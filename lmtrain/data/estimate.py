@@ -68,7 +68,10 @@ def estimate(config: PrepareConfig) -> Estimate:
             tokens += len(encoded.tokens) * sample.whole / max(1, sum(map(len, sample.texts)))
             seen += sample.share * sample.unit.bytes
     if not documents:
-        raise ValueError(f"input={config.input} holds no text, as far as a sample shows")
+        raise ValueError(
+            f"input={config.input} holds no text, as far as a sample shows: tables and jsonl need "
+            f"it under field={config.field}"
+        )
     took = time.perf_counter() - prepared
     scale = sum(unit.bytes for unit in units) / seen
     if config.max_documents is not None:

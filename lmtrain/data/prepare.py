@@ -91,10 +91,12 @@ def trained(config: PrepareConfig, units: Sequence[Unit]) -> Tokenizer | None:
     print(f"training a tokenizer of {size} tokens", file=sys.stderr, flush=True)
     texts = spread_texts if config.max_documents is None else first_texts
     sample = texts(units, TRAINING_CHARACTERS, field=config.field, dataset=dataset_of(config))
-    tokenizer = train_bpe(islice(sample, config.max_documents), vocab_size=size)
+    learned = list(islice(sample, config.max_documents))
+    tokenizer = train_bpe(learned, vocab_size=size)
     if (found := vocab_size(tokenizer)) < size:
-        told = f"tokenizer={config.tokenizer} ends with {found} tokens"
-        print(f"{told}: the text has no more pairs that repeat", file=sys.stderr, flush=True)
+        why = "the text has no more pairs that repeat" if learned else "its sample holds no text"
+        told = f"tokenizer={config.tokenizer} ends with {found} tokens: {why}"
+        print(told, file=sys.stderr, flush=True)
     return tokenizer
 
 

@@ -63,6 +63,8 @@ class Study:
             yield f"  {word:<13}  {finding.claim.says}: {finding.text}"
         for verdict in self.verdicts:
             yield f"  {'best':<13}  {verdict.headline()}"
+            if left_out := verdict.left_out():
+                yield f"  {'':<13}  {left_out}"
         for point in self.sweep.points:
             if point.error:
                 yield f"  {'failed':<13}  {point.name}: {point.error}"

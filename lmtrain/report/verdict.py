@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from lmtrain.report.measures import higher, shown, shown_error
@@ -24,6 +25,8 @@ class Verdict:
     best: Group
     rivals: list[tuple[Group, Comparison]]
     """The others that have the measure, the best first, and the best minus each."""
+    lacking: list[Group]
+    """Those without the measure: not scored, or at other lengths."""
 
     @property
     def point(self) -> Point:
@@ -37,12 +40,17 @@ class Verdict:
         name = self.best.name or "the only choice"
         return f"{where}{way} {self.measure}: {name}, {mean(self.best, self.measure)}"
 
+    def left_out(self) -> str:
+        """Who is not compared; empty where all are."""
+        names = ", ".join(group.name for group in self.lacking)
+        return f"Not compared, for want of {self.measure}: {names}." if names else ""
+
     def caution(self) -> str:
-        """What so few runs cannot tell."""
+        """Who is left out, and what so few runs cannot tell."""
         found = [comparison for _, comparison in self.rivals]
+        said_so = [self.left_out()] if self.lacking else []
         if not found:
-            return "There is nothing to compare it with."
-        said_so: list[str] = []
+            said_so.append("There is nothing to compare it with.")
         least = [c.least for c in found if c.least is not None and c.least > 0.05]  # noqa: PLR2004
         if any(c.p is None and c.count == 0 for c in found):
             said_so.append(
@@ -63,8 +71,12 @@ class Verdict:
 
 def verdicts(groups: Sequence[Group], measure: str) -> list[Verdict]:
     """One for each condition under which any run has the measure; failed runs do not count."""
-    found = by_condition(group for group in groups if group.estimate(measure))
-    return [_verdict(condition, rivals, measure) for condition, rivals in found.items()]
+    found = by_condition(groups).items()
+    return [
+        _verdict(condition, rivals, measure)
+        for condition, rivals in found
+        if any(group.estimate(measure) for group in rivals)
+    ]
 
 
 def mean(group: Group, measure: str) -> str:
@@ -78,12 +90,11 @@ def mean(group: Group, measure: str) -> str:
 
 
 def _verdict(condition: str, rivals: Sequence[Group], measure: str) -> Verdict:
-    def value(group: Group) -> float:
-        found = group.estimate(measure)
-        assert found is not None
-        return found.mean
-
-    best, *others = sorted(rivals, key=value, reverse=higher(measure))
+    means = [(found.mean, group) for group in rivals if (found := group.estimate(measure))]
+    means.sort(key=itemgetter(0), reverse=higher(measure))
+    best, *behind = (group for _, group in means)
     ours = best.values(measure)
-    compared = [(other, compare(ours, other.values(measure))) for other in others]
-    return Verdict(condition, measure, best, [(o, c) for o, c in compared if c is not None])
+    compared = [(rival, compare(ours, rival.values(measure))) for rival in behind]
+    told = [(rival, comparison) for rival, comparison in compared if comparison is not None]
+    lacking = [group for group in rivals if not group.estimate(measure)]
+    return Verdict(condition, measure, best, told, lacking)

@@ -57,6 +57,12 @@ def test_a_configuration_of_another_version_is_refused(tmp_path: Path, text: str
         read(tmp_path / "config.yaml")
 
 
+def test_a_length_that_is_none_asks_nothing_of_the_batch() -> None:
+    """Else the remedy would fit a length that is refused."""
+    (problem,) = compose(["curriculum.max_length=1000"]).check(world_size=1)
+    assert problem.startswith("curriculum.max_length=1000 is not a power of two")
+
+
 def test_check_tells_every_problem_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = compose(

@@ -243,6 +243,15 @@ def test_bad_input_is_a_sentence(
     assert not (tmp_path / "store").exists()
 
 
+def test_a_tokenizer_without_text_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text(jsonl(["x"], field="txt"))
+    with pytest.raises(ValueError, match="field=text is not there: choose one of id, txt"):
+        run(tmp_path, tmp_path / "a.jsonl", tokenizer="bpe:300")
+    assert "ends with 257 tokens: its sample holds no text" in capsys.readouterr().err
+
+
 def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="field=body is no column of .*choose one of text, n"):
         run(tmp_path, write(tmp_path, "parquet"), field="body")

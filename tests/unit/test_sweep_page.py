@@ -142,6 +142,18 @@ def test_the_best_is_compared_with_each_other_by_seed(told: Study, html: str) ->
     assert "findings" not in html.split("<h3>Best</h3>")[1].split("<h3>", maxsplit=1)[0]
 
 
+def test_who_was_not_scored_is_named(tmp_path: Path) -> None:
+    sweep = leave_sweep(tmp_path / "sweep", KEYS[:1], ["model.pattern=A,G,M"], "ratio")
+    for pattern, right in {"A": 0.9, "G": 0.8, "M": None}.items():
+        scores = [] if right is None else task_scores({64: right})
+        leave_point(sweep, {"model.pattern": pattern}, scores=scores)
+    study = ask(read_sweep(sweep), measure="answers@64")
+    (verdict,) = study.verdicts
+    assert [group.name for group, _ in verdict.rivals] == ["G"]
+    assert verdict.caution().startswith("Not compared, for want of answers@64: M. ")
+    assert any(line.endswith("for want of answers@64: M.") for line in study.summary())
+
+
 def test_less_is_better_of_a_loss(told: Study) -> None:
     verdicts = ask(told.sweep, measure="context_loss@256:64").verdicts
     assert verdicts[0].headline().startswith("copy: lowest context_loss@256:64: ")
