@@ -98,6 +98,7 @@ def _instruction(statement: str, where: str) -> Instruction:
     if match is None:
         raise ValueError(f"not a statement of PTX: {statement}")
     negated, predicate, opcode, operands = match.groups()
+    opcode = opcode.replace("shared::cta", "shared")  # two names of one memory (PTX, state spaces)
     return Instruction(opcode, _operands(operands), predicate, bool(negated), where)
 
 
