@@ -37,7 +37,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ValueError: another shape or dtype, or rows wider than 16384.
     """
     heads = x[:, None] if x.ndim == 2 else x
-    _check(heads, None, weight, None, None)
+    check(heads, None, weight, None, None)
     return _normalize(heads, None, weight.contiguous(), None, None, eps, True)[0].view(x.shape)
 
 
@@ -69,14 +69,15 @@ def gated_norm(
         ValueError: another shape or dtype, or rows wider than 16384 (8192 with a skip).
     """
     u, scale = skip or (None, None)
-    _check(x, gate, weight, u, scale)
+    check(x, gate, weight, u, scale)
     weight, scale = weight.contiguous(), None if scale is None else scale.contiguous()
     return _normalize(x, gate, weight, u, scale, eps, norm_before_gate)[0]
 
 
-def _check(
+def check(
     x: Tensor, gate: Tensor | None, weight: Tensor, u: Tensor | None, scale: Tensor | None
 ) -> None:
+    """Refuse, as ``gated_norm``, what the kernels do not take."""
     if x.ndim != 3 or not 1 <= x.shape[2] <= MOST_WIDTH:
         raise ValueError(f"x must be [t, h, d] with d <= {MOST_WIDTH}, got {list(x.shape)}")
     for name, y in (("x", x), ("gate", gate), ("skip", u)):
@@ -97,7 +98,7 @@ def _check(
         raise ValueError(f"the scale of skip must have a divisor of {h * d} numbers")
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """How the rows of ``[t, h, d]`` are divided among programs.
 
     Where all heads share a weight their rows are alike, and a program takes whichever come next;
@@ -115,7 +116,8 @@ class _Plan(NamedTuple):
     @classmethod
     def of(
         cls, kernel: str, x: Tensor, gate: Tensor | None, weight: Tensor, u: Tensor | None
-    ) -> _Plan:
+    ) -> Plan:
+        """Of ``x [t, h, d]``, by the row of ``tuned.json`` for its width."""
         t, h, d = x.shape
         alike = weight.numel() == d and u is None
         width = padded(d)
@@ -144,10 +146,10 @@ def _gated_norm(
     """The result, and ``[t, h]`` fp32: what each row was multiplied by to norm it."""
     t, h, d = x.shape
     out, inverse = x.new_empty(t, h, d), x.new_empty(t, h, dtype=torch.float32)
-    plan = _Plan.of("gated_norm_forward", x, gate, weight, u)
+    plan = Plan.of("gated_norm_forward", x, gate, weight, u)
     forward[(plan.programs * plan.lanes,)](
-        x, gate, weight, u, scale, out, inverse, t, eps, plan.run, *x.stride()[:2],
-        *_strides(gate), *_strides(u), _part(x, scale), weight.numel() > d, norm_before_gate,
+        x, gate, weight, u, scale, None, out, inverse, t, eps, plan.run, *strides(x),
+        *strides(gate), *strides(u), _part(x, scale), weight.numel() > d, norm_before_gate,
         **plan.constants,
     )  # fmt: skip
     return out, inverse
@@ -172,13 +174,13 @@ def _gated_norm_backward(
     """``dx``, ``d_gate`` if gated, fp32 ``d_weight``; with a skip ``du`` and fp32 ``d_scale``."""
     t, _, d = x.shape
     d_out = d_out if d_out.stride(2) == 1 else d_out.contiguous()
-    plan = _Plan.of("gated_norm_backward", x, gate, weight, u)
+    plan = Plan.of("gated_norm_backward", x, gate, weight, u)
     sums = x.new_empty(plan.programs, plan.lanes * d, dtype=torch.float32)
     dx, d_gate, du = (None if y is None else y.new_empty(x.shape) for y in (x, gate, u))
     scale_sums = None if u is None else torch.empty_like(sums)
     backward[(plan.programs * plan.lanes,)](
-        d_out, x, gate, weight, u, scale, inverse, dx, d_gate, du, sums, scale_sums, t, plan.run,
-        *d_out.stride()[:2], *x.stride()[:2], *_strides(gate), *_strides(u),
+        d_out, x, gate, weight, u, scale, inverse, None, dx, d_gate, du, sums, scale_sums,
+        t, plan.run, *strides(d_out), *strides(x), *strides(gate), *strides(u),
         _part(x, scale), weight.numel() > d, norm_before_gate, **plan.constants,
     )  # fmt: skip
     d_weight, d_scale = sums.view(-1, weight.numel()).sum(0), None
@@ -221,7 +223,8 @@ def _differentiate(backward: Any, ctx: Any, d_out: Tensor, _: Tensor) -> tuple[T
 _normalize = operator(_gated_norm, _gated_norm_backward, _save, _differentiate)
 
 
-def _strides(x: Tensor | None) -> tuple[int, int]:
+def strides(x: Tensor | None) -> tuple[int, int]:
+    """Between tokens and between heads of ``[t, h, d]``."""
     return (0, 0) if x is None else (x.stride(0), x.stride(1))
 
 

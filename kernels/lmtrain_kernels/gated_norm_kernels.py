@@ -20,6 +20,7 @@ def forward(
     weight_pointer,
     u_pointer,
     scale_pointer,
+    sum_pointer,
     out_pointer,
     inverse_pointer,
     tokens,
@@ -40,19 +41,27 @@ def forward(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """``run`` tiles of ``ROWS`` rows, each whole; of one head unless all are alike."""
+    """``run`` tiles of ``ROWS`` rows, each whole; of one head unless all are alike.
+
+    ``u`` is added, scaled if there is a scale; the sum is written if there is room for it.
+    """
     lane, first = _begin(run, ROWS, HEADS, ALIKE)
     column = tl.arange(0, BLOCK)[None]
     inside = column < WIDTH
     weight = load(weight_pointer + lane * WIDTH * WEIGHT_A_HEAD + column, inside)
-    if u_pointer is not None:
+    if scale_pointer is not None:
         scale = load(scale_pointer + (lane * WIDTH + column) // PART, inside)
     for start in range(first, first + run * ROWS, ROWS):
         token, head, exists = _rows(start, lane, tokens, ROWS, HEADS, ALIKE)
         kept = exists & inside
         x = load(_at(x_pointer, token, head, X_TOKEN, X_HEAD, HEADS) + column, kept)
+        row = token * HEADS + head
         if u_pointer is not None:
-            x += scale * load(_at(u_pointer, token, head, U_TOKEN, U_HEAD, HEADS) + column, kept)
+            u = load(_at(u_pointer, token, head, U_TOKEN, U_HEAD, HEADS) + column, kept)
+            x += u if scale_pointer is None else scale * u
+        if sum_pointer is not None:
+            x = x.to(sum_pointer.dtype.element_ty).to(tl.float32)  # the norm is of what is kept
+            store(sum_pointer + row * WIDTH + column, x, kept)
         silu = 1.0
         if gate_pointer is not None:
             gate = load(_at(gate_pointer, token, head, GATE_TOKEN, GATE_HEAD, HEADS) + column, kept)
@@ -63,7 +72,6 @@ def forward(
         out = x * inverse * weight
         if NORM_FIRST:
             out *= silu
-        row = token * HEADS + head
         store(out_pointer + row * WIDTH + column, out, kept)
         store(inverse_pointer + row, inverse, exists)
 
@@ -77,6 +85,7 @@ def backward(
     u_pointer,
     scale_pointer,
     inverse_pointer,
+    d_sum_pointer,
     dx_pointer,
     d_gate_pointer,
     du_pointer,
@@ -104,7 +113,8 @@ def backward(
     """``run`` tiles of ``ROWS`` rows, each whole; of one head unless all are alike.
 
     A row wider than ``BLOCK`` is read in parts: for the mean over it, and again, from the cache,
-    for the gradients. So registers hold one part, beside the sums for the weights.
+    for the gradients. So registers hold one part, beside the sums for the weights. What else is
+    asked of ``x``, ``d_sum``, is added to its gradient.
     """
     PARTS: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
     SKIP: tl.constexpr = u_pointer is not None
@@ -164,6 +174,7 @@ def backward(
                     dx, d_weights[part], d_out, x, gate, weight, normed, opened, NORM_FIRST
                 )
                 store(d_gate_pointer + target, d_gate, kept)
+            dx = _join(dx, d_sum_pointer, target, kept)
             store(dx_pointer + target, dx, kept)
             more_weights = more_weights + (d_weight,)
             more_scales = more_scales + (d_scales[part] + dx * u,)
@@ -179,6 +190,14 @@ def backward(
         if SKIP:
             d_scale = tl.sum(d_scales[part], 0, keep_dims=True)
             tl.store(scale_sums_pointer + sums + part * BLOCK, d_scale, mask=inside)
+
+
+@triton.jit
+def _join(x, pointer, at, kept):
+    """``x``, and what lies there if there is a pointer."""
+    if pointer is not None:
+        x += load(pointer + at, kept)
+    return x
 
 
 @triton.jit

@@ -49,11 +49,14 @@ def operator(
             return go_back(ctx, *gradients)
 
     def call(*inputs: Any) -> Any:
-        if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
-            return registered(*inputs)
-        return Eager.apply(*inputs)
+        return registered(*inputs) if wanted() else Eager.apply(*inputs)
 
     return call
+
+
+def wanted() -> bool:
+    """Whether somebody looks at operators: a compiler, or a mode."""
+    return torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
 
 
 def check_scan(q: Tensor, k: Tensor, v: Tensor, initial: Tensor | None) -> None:

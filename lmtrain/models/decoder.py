@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lmtrain.layout import SequenceLayout
-from lmtrain.models.layers import Linear, Mlp, RMSNorm
+from lmtrain.models.layers import Linear, Mlp, RMSNorm, StreamNorm
 from lmtrain.models.mixers.attention import Attention
 from lmtrain.models.mixers.gated_deltanet import GatedDeltaNet
 from lmtrain.models.mixers.mamba2 import Mamba2
@@ -66,15 +66,16 @@ class Block(nn.Module):
         self.spec = spec
         self.remat: Remat | None = None
         self.mixers = nn.ModuleList(build_mixer(letter, config) for letter in spec.mixers)
-        self.mixer_norm = RMSNorm.of(config.d_model, config.norm) if spec.mixers else None
+        alone = {"A": config.attention, "W": config.sliding_window}.get("".join(spec.mixers))
+        self.norm_after = alone is not None and alone.norm_after
+        norm = RMSNorm if self.norm_after else StreamNorm
+        self.mixer_norm = norm.of(config.d_model, config.norm) if spec.mixers else None
         branches = len(spec.mixers) if len(spec.mixers) > 1 and config.branch_norm else 0
         self.branch_norms = nn.ModuleList(
             RMSNorm.of(config.d_model, config.norm) for _ in range(branches)
         )
-        self.mlp_norm = RMSNorm.of(config.d_model, config.norm) if spec.mlp else None
+        self.mlp_norm = norm.of(config.d_model, config.norm) if spec.mlp else None
         self.mlp = Mlp(config.mlp, config.d_model) if spec.mlp else None
-        alone = {"A": config.attention, "W": config.sliding_window}.get("".join(spec.mixers))
-        self.norm_after = alone is not None and alone.norm_after
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``[t, d]`` in and out; with ``remat``, the inside is computed again in backward."""
@@ -86,21 +87,22 @@ class Block(nn.Module):
 
     def run(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """``forward``, with everything kept that the backward pass needs."""
-        if self.mixer_norm is not None:
-            y = self._norm_before(self.mixer_norm, x)
-            x = x + self._norm_after(self.mixer_norm, self._mix(y, layout))
-        return self._feed_forward(x)
+        if self.mixer_norm is None:
+            return self._feed_forward(x)
+        x, y = self._norm_before(self.mixer_norm, x)
+        return self._feed_forward(x, self._norm_after(self.mixer_norm, self._mix(y, layout)))
 
     def extend(
         self, x: Tensor, layout: SequenceLayout, states: list[Any]
     ) -> tuple[Tensor, list[Any]]:
         """The next tokens of one document, and the states after them."""
-        if self.mixer_norm is not None:
-            y = self._norm_before(self.mixer_norm, x)
-            pairs = zip(self._sequence_mixers, states, strict=True)
-            outputs, states = zip(*(m.extend(y, layout, s) for m, s in pairs), strict=True)  # type: ignore[assignment]
-            x = x + self._norm_after(self.mixer_norm, self._merge(list(outputs)))
-        return self._feed_forward(x), list(states)
+        if self.mixer_norm is None:
+            return self._feed_forward(x), []
+        x, y = self._norm_before(self.mixer_norm, x)
+        pairs = zip(self._sequence_mixers, states, strict=True)
+        outputs, states = zip(*(m.extend(y, layout, s) for m, s in pairs), strict=True)  # type: ignore[assignment]
+        mixed = self._norm_after(self.mixer_norm, self._merge(list(outputs)))
+        return self._feed_forward(x, mixed), list(states)
 
     def initial_states(self) -> list[Any]:
         """The states of a document of no tokens, one a mixer."""
@@ -127,15 +129,23 @@ class Block(nn.Module):
             outputs = [norm(y) for norm, y in zip(self.branch_norms, outputs, strict=True)]
         return torch.stack(outputs).mean(0)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Tensor, mixed: Tensor | None = None) -> Tensor:
+        """The stream after the MLP; what the mixers gave is added to it before."""
         if self.mlp is None or self.mlp_norm is None:
-            return x
-        return x + self._norm_after(self.mlp_norm, self.mlp(self._norm_before(self.mlp_norm, x)))
+            return x if mixed is None else x + mixed
+        x, y = self._norm_before(self.mlp_norm, x, mixed)
+        return x + self._norm_after(self.mlp_norm, self.mlp(y))
 
-    def _norm_before(self, norm: RMSNorm, x: Tensor) -> Tensor:
-        return x if self.norm_after else norm(x)
+    def _norm_before(
+        self, norm: nn.Module, x: Tensor, added: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The stream with what is added to it, and what the next part reads of it."""
+        if not self.norm_after:
+            return norm(x, added)
+        x = x if added is None else x + added
+        return x, x
 
-    def _norm_after(self, norm: RMSNorm, y: Tensor) -> Tensor:
+    def _norm_after(self, norm: nn.Module, y: Tensor) -> Tensor:
         return norm(y) if self.norm_after else y
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,7 @@ class RMSNorm(nn.Module):
         self.use(TORCH)
 
     @classmethod
-    def of(cls, width: int, config: NormConfig) -> RMSNorm:
+    def of(cls, width: int, config: NormConfig) -> Self:
         """The norm that a model config asks for."""
         return cls(width, eps=config.eps, zero_centered=config.zero_centered)
 
@@ -59,8 +59,24 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[t, width]`` or ``[t, heads, width]`` in and out."""
-        weight = 1 + self.weight if self.zero_centered else self.weight
-        return self.rms_norm(x, weight, self.eps)
+        return self.rms_norm(x, self.scale, self.eps)
+
+    @property
+    def scale(self) -> Tensor:
+        """``[width]``: what a row of mean square 1 is multiplied by."""
+        return 1 + self.weight if self.zero_centered else self.weight
+
+
+class StreamNorm(RMSNorm):
+    """The RMSNorm before a part of a block, and the addition before that: one pass over memory."""
+
+    def use(self, operations: Operations) -> None:
+        """Compute with these operations."""
+        self.add_norm = operations.add_norm
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """The residual stream ``x + added [t, width]``, and its norm, which the part reads."""
+        return self.add_norm(x, added, self.scale, self.eps)
 
 
 class Mlp(nn.Module):

@@ -28,6 +28,7 @@ from lmtrain.ops.conv import short_conv
 from lmtrain.ops.gated_delta import GatedDelta
 from lmtrain.ops.gates import delta_gates, discretize
 from lmtrain.ops.kernel import (
+    AddNorm,
     Attend,
     Convolve,
     DeltaGates,
@@ -41,7 +42,7 @@ from lmtrain.ops.kernel import (
     SwiGlu,
     Width,
 )
-from lmtrain.ops.norm import gate_then_norm, l2_norm, norm_then_gate, rms_norm
+from lmtrain.ops.norm import add_norm, gate_then_norm, l2_norm, norm_then_gate, rms_norm
 from lmtrain.ops.recurrence import Recurrence
 from lmtrain.ops.rotary import rotate
 from lmtrain.ops.ssd import ScalarDecay
@@ -66,6 +67,7 @@ class Operations:
     norm_then_gate: NormThenGate
     gate_then_norm: GateThenNorm
     rms_norm: RmsNorm
+    add_norm: AddNorm
     swiglu: SwiGlu
     rotate: Rotate
     attend: Attend = attend
@@ -75,7 +77,7 @@ TORCH = Operations(
     *(Backend.torch, f"torch {torch.__version__}"),
     *(GatedDelta(), ScalarDecay(), short_conv, delta_gates, discretize),
     *(l2_norm, norm_then_gate, gate_then_norm),
-    *(rms_norm, swiglu, rotate),
+    *(rms_norm, add_norm, swiglu, rotate),
 )
 """On any device, in any dtype."""
 
@@ -192,7 +194,7 @@ def _reference() -> Operations:
         *(naive.gated_delta, naive.ssd, reference.short_conv),
         *(reference.delta_gates, reference.discretize),
         *(reference.l2_norm, reference.norm_then_gate, reference.gate_then_norm),
-        *(reference.rms_norm, reference.swiglu, reference.rotate),
+        *(reference.rms_norm, reference.add_norm, reference.swiglu, reference.rotate),
     )
 
 
@@ -207,7 +209,7 @@ def _triton() -> Operations:
         *(TritonGatedDelta(), TritonScalarDecay(), pointwise.short_conv),
         *(pointwise.delta_gates, pointwise.discretize),
         *(pointwise.l2_norm, pointwise.norm_then_gate, pointwise.gate_then_norm),
-        *(pointwise.rms_norm, pointwise.swiglu, pointwise.rotate),
+        *(pointwise.rms_norm, pointwise.add_norm, pointwise.swiglu, pointwise.rotate),
     )
 
 
@@ -220,7 +222,7 @@ def _fla() -> Operations:
         *(peers.fla_gated_delta, peers.fla_ssd, peers.fla_short_conv),
         *(peers.fla_delta_gates, discretize),
         *(peers.fla_l2_norm, peers.fla_norm_then_gate, peers.fla_gate_then_norm),
-        *(peers.fla_rms_norm, peers.fla_swiglu, peers.fla_rotate),
+        *(peers.fla_rms_norm, peers.fla_add_norm, peers.fla_swiglu, peers.fla_rotate),
     )
 
 

@@ -65,6 +65,16 @@ class RmsNorm(Protocol):
         ...
 
 
+class AddNorm(Protocol):
+    """The residual stream ``x [t, d]`` with ``added [t, d]`` or nothing, and its RMSNorm."""
+
+    def __call__(
+        self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """``x + added``, and ``rms_norm`` of it."""
+        ...
+
+
 class SwiGlu(Protocol):
     """``silu(gate) * up``: ``gate_up [t, 2 h] -> [t, h]``, gate first."""
 

@@ -25,6 +25,12 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return F.rms_norm(precise, x.shape[-1:], scale, eps).to(x.dtype)
 
 
+def add_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``x + added``, and ``rms_norm`` of it: the residual stream, and what the next part reads."""
+    stream = x if added is None else x + added
+    return stream, rms_norm(stream, weight, eps)
+
+
 def l2_norm(x: Tensor, scale: float = 1.0, eps: float = 1e-6) -> Tensor:
     """``scale * x / sqrt(sum(x²) + eps)`` over the last dimension, the key norm of Gated DeltaNet.
 

@@ -131,6 +131,16 @@ def fla_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return rms_norm(x, weight, None, eps=eps)
 
 
+def fla_add_norm(
+    x: Tensor, added: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """As ``ops.norm.add_norm``."""
+    from fla.modules.layernorm import rms_norm
+
+    normed, stream = rms_norm(x, weight, None, residual=added, eps=eps, prenorm=True)
+    return stream, normed
+
+
 def fla_swiglu(gate_up: Tensor) -> Tensor:
     """As ``ops.activation.swiglu``."""
     from fla.modules.activations import swiglu

@@ -141,6 +141,12 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return y if weight is None else y * weight
 
 
+def add_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``x + added``, and ``rms_norm`` of it."""
+    stream = x if added is None else x + added
+    return stream, rms_norm(stream, weight, eps)
+
+
 def l2_norm(x: Tensor, scale: float = 1.0, eps: float = 1e-6) -> Tensor:
     """``scale * x / sqrt(sum(x²) + eps)`` over the last dimension."""
     return scale * x / (x.pow(2).sum(-1, keepdim=True) + eps).sqrt()

@@ -81,6 +81,13 @@ def _of_width(operations: Operations, sizes: Width, device: torch.device) -> Ite
             [draw(t, width), draw(width)],
             exact=1,
         )
+        yield Case(
+            "add_norm",
+            lambda x, added, w: operations.add_norm(x, added, w, 1e-6),
+            lambda x, added, w: reference.add_norm(x, added, w, 1e-6),
+            [draw(t, width), draw(t, width), draw(width)],
+            exact=1,
+        )
     elif sizes.operation == "rotate":
         angles = 9 * draw(t, 1, sizes.turned // 2)
         cos, sin = angles.cos(), angles.sin()

@@ -13,6 +13,7 @@ import torch
 from lmtrain.ops import activation, norm
 from lmtrain.ops import gates as steps
 from lmtrain.ops import rotary as positions
+from lmtrain_kernels import add_norm as streams
 from lmtrain_kernels import gated_norm as norms
 from lmtrain_kernels import gates
 from lmtrain_kernels import l2_norm as heads
@@ -64,6 +65,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """As ``ops.norm.rms_norm``."""
     by = norm if torch.compiler.is_compiling() else norms
     return by.rms_norm(x, weight, eps)
+
+
+def add_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """As ``ops.norm.add_norm``."""
+    by = norm if torch.compiler.is_compiling() else streams
+    return by.add_norm(x, added, weight, eps)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

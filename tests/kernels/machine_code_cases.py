@@ -8,6 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import test_add_norm
 import test_delta_forward
 import test_gated_delta
 import test_gated_norm
@@ -42,7 +43,7 @@ QUICK = {
     *("wide_delta usual head sizes", "ssd usual head sizes"),
     *("short_conv three outputs, several blocks", "gated_norm a weight for all heads"),
     *("gated_norm skip, groups", "l2_norm (65, 2, 128)"),
-    *("rms_norm heads", "swiglu (7, 96)", "rotary (37, 3, 64, 32)"),
+    *("add_norm (70, 48) True", "rms_norm heads", "swiglu (7, 96)", "rotary (37, 3, 64, 32)"),
     *("gates delta (37, 3, 64)", "gates steps (37, 3, 64)"),
 }
 """What every test run sees, on Hopper."""
@@ -91,6 +92,9 @@ def _pointwise() -> Iterator[tuple[str, Callable[[], None]]]:
     for name in test_gated_norm.PLAIN:
         norm = test_gated_norm.test_alone_it_equals_the_naive_form
         yield f"rms_norm {name}", partial(norm, name, BF16)
+    both = test_add_norm.test_equals_the_naive_form
+    for shape, adds in product(*(values_of(both, name) for name in ("shape", "adds"))):
+        yield f"add_norm {shape} {adds}", partial(both, shape, adds=adds, dtype=BF16)
     unit = test_swiglu.test_equals_the_naive_form
     for shape in values_of(unit, "shape"):
         yield f"swiglu {shape}", partial(unit, shape, BF16)

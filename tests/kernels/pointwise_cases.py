@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 
+from lmtrain_kernels.add_norm import add_norm
 from lmtrain_kernels.gated_norm import gated_norm, rms_norm
 from lmtrain_kernels.gates import delta_gates, discretize
 from lmtrain_kernels.rotary import rotary
@@ -66,6 +69,17 @@ def normalize() -> None:
     for width in (64, 1024, 2048, 8192):
         x = torch.zeros(50, width, dtype=torch.bfloat16, requires_grad=True)
         rms_norm(x, torch.zeros(width), 1e-6).backward(torch.zeros_like(x))
+
+
+def add_and_normalize() -> None:
+    """Forward and backward of the stream: widths of models, with something to add and without."""
+    widths = (768, 1024, 2048, 4096, 8192)
+    cases = [*product(DTYPES, widths), (torch.bfloat16, 16384)]
+    for dtype, width in cases:
+        x = torch.zeros(50, width, dtype=dtype, requires_grad=True)
+        for added in (x, None):
+            stream, normed = add_norm(x, added, torch.zeros(width), 1e-6)
+            torch.autograd.backward([stream.sum(), normed.sum()])
 
 
 def activate() -> None:

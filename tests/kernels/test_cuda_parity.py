@@ -19,7 +19,7 @@ from lmtrain.ops.attention_blocks import attend_tiles
 from lmtrain.ops.conv import short_conv
 from lmtrain.ops.gated_delta import GatedDelta
 from lmtrain.ops.loss import linear_cross_entropy
-from lmtrain.ops.norm import rms_norm
+from lmtrain.ops.norm import add_norm, rms_norm
 from lmtrain.ops.ssd import ScalarDecay
 from lmtrain.ops.tiles import visible
 from lmtrain.parallelize import rematerialize
@@ -176,6 +176,16 @@ def test_norm(dtype: torch.dtype) -> None:
         lambda x, w: rms_norm(x, w, 1e-6),
         lambda x, w: reference.rms_norm(x, w, 1e-6),
         [draw(63, 48), draw(48)],
+        dtype,
+    )
+
+
+@dtypes
+def test_norm_of_what_is_added(dtype: torch.dtype) -> None:
+    compare(
+        lambda x, added, w: torch.cat(add_norm(x, added, w, 1e-6)),
+        lambda x, added, w: torch.cat(reference.add_norm(x, added, w, 1e-6)),
+        [draw(63, 48), draw(63, 48), draw(48)],
         dtype,
     )
 

@@ -6,7 +6,16 @@ import pytest
 from emulation import failures
 
 KINDS = [
-    *("gated_delta", "wide_delta", "ssd", "short_conv", "gated_norm", "rms_norm", "l2_norm"),
+    *(
+        "gated_delta",
+        "wide_delta",
+        "ssd",
+        "short_conv",
+        "gated_norm",
+        "rms_norm",
+        "add_norm",
+        "l2_norm",
+    ),
     *("gates", "swiglu", "rotary", "span", "model"),
 ]
 

@@ -9,6 +9,7 @@ import torch
 from cards import DEVICE
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lmtrain_kernels.add_norm import add_norm
 from lmtrain_kernels.gated_delta import gated_delta
 from lmtrain_kernels.gated_norm import gated_norm, rms_norm
 from lmtrain_kernels.gates import delta_gates, discretize
@@ -54,6 +55,7 @@ CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
         [HEADED, HEADED, (WIDTH,)],
     ),
     "rms_norm": (lambda x, w: rms_norm(x, w, 1e-6), [ROW, ROW[1:]]),
+    "add_norm": (lambda x, y, w: sum(add_norm(x, y, w, 1e-6)), [ROW, ROW, ROW[1:]]),
     "l2_norm": (l2_norm, [HEADED]),
     "swiglu": (swiglu, [ROW]),
     "rotary": (
@@ -63,6 +65,7 @@ CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
 }
 NAMES = {name: name for name in CASES} | {
     "rms_norm": "gated_norm",
+    "add_norm": "gated_norm",
     "delta_gates": "gates",
     "discretize": "gates",
 }

@@ -14,7 +14,7 @@ from lmtrain.layout import SequenceLayout
 from lmtrain.ops import loss, reference
 from lmtrain.ops.activation import relu2, swiglu
 from lmtrain.ops.conv import short_conv
-from lmtrain.ops.norm import gate_then_norm, l2_norm, norm_then_gate, rms_norm
+from lmtrain.ops.norm import add_norm, gate_then_norm, l2_norm, norm_then_gate, rms_norm
 from lmtrain.ops.rotary import angles, frequencies, rotate
 
 if TYPE_CHECKING:
@@ -63,6 +63,19 @@ def test_short_conv(layout: SequenceLayout, taps: int, *, bias: bool) -> None:
 def test_rms_norm() -> None:
     compare(lambda x, w: rms_norm(x, w, 1e-3), lambda x, w: reference.rms_norm(x, w, 1e-3),
             draw(5, 2, 7), draw(7))  # fmt: skip
+
+
+def test_add_norm() -> None:
+    compare(
+        lambda x, added, w: torch.cat(add_norm(x, added, w, 1e-3)),
+        lambda x, added, w: torch.cat(reference.add_norm(x, added, w, 1e-3)),
+        *(draw(5, 7), draw(5, 7), draw(7)),
+    )
+    compare(
+        lambda x, w: torch.cat(add_norm(x, None, w, 1e-3)),
+        lambda x, w: torch.cat(reference.add_norm(x, None, w, 1e-3)),
+        *(draw(5, 7), draw(7)),
+    )
 
 
 def test_norm_then_gate() -> None:
