@@ -50,6 +50,8 @@ MIXTURES = [
     {"A": "zigzag", "W": "ring", "M": "ulysses", "G": "ulysses"},
     {"A": "usp", "W": "gather", "M": "lasp2", "G": "lasp2"},
 ]
+BESIDE = [MIXTURES[0] | {"W": "ulysses"}, MIXTURES[1] | {"W": "gather"}]
+"""One kind of attention is kept as a whole where it is recomputed, the other call by call."""
 HARDEST = ("ragged", "long among short", "one document", "starts on a border")
 WINDOWS = [5, SPAN, 2 * SPAN + 3, 1000]
 
@@ -89,8 +91,13 @@ def cases() -> list[Case]:
     mixed = [Case("GWMA", tuple(m.items())) for m in MIXTURES[2:]]
     again = zip(MIXTURES, (Remat.full, Remat.selective) * 2, strict=True)
     remat = [replace(Case("GWMA", tuple(m.items())), remat=remat) for m, remat in again]
+    beside = [
+        Case(word, tuple(m.items()), window=2 * SPAN + 3, remat=remat, rows=HARDEST)
+        for word, m in product(("[AW]", "[WA]", "[AMWG]"), BESIDE)
+        for remat in (Remat.none, Remat.selective)
+    ]
     scaled = [Case("AW", tuple(m.items()), scaled=True, rows=HARDEST) for m in MIXTURES[::2]]
-    return [*single, *window, *heads, *stacks, *mixed, *remat, *scaled]
+    return [*single, *window, *heads, *stacks, *mixed, *remat, *beside, *scaled]
 
 
 def build(case: Case) -> Decoder:

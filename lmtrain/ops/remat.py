@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from threading import local
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torch.autograd.graph import save_on_cpu
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -129,15 +129,38 @@ def contexts() -> Contexts:
 
 def _selective_contexts() -> Contexts:
     tape = _Tape(keeps=True)
-    first, again = create_selective_checkpoint_contexts(partial(_policy, tape))
-    return _both(_on(tape), first), _both(_on(tape, replaying=True), again)
+    first, again = create_selective_checkpoint_contexts(_policy)
+    return _both(_on(tape), _InRegion(tape, first)), _both(_on(tape, replaying=True), again)
 
 
-def _policy(tape: _Tape, _: object, operator: OpOverload, *_args: Any, **_named: Any) -> Any:
-    """Keep dear results, but none inside of what is kept as a whole."""
-    if operator.name() in DEAR and _tape() is tape:
-        return CheckpointPolicy.MUST_SAVE
-    return CheckpointPolicy.PREFER_RECOMPUTE
+def _policy(_: object, operator: OpOverload, *_args: Any, **_named: Any) -> CheckpointPolicy:
+    dear = operator.name() in DEAR
+    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+class _InRegion(TorchDispatchMode):
+    """Shows ``mode`` the operators of a region, but none inside of what is kept as a whole.
+
+    Torch finds what it kept by the number of a call among those of its operator, and a
+    recomputation does not make the calls inside.
+    """
+
+    def __init__(self, tape: _Tape, mode: TorchDispatchMode) -> None:
+        super().__init__()
+        self.tape, self.mode = tape, mode
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """As the mode that is shown them."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if _tape() is not self.tape:
+            return func(*args, **kwargs)
+        return self.mode.__torch_dispatch__(func, types, args, kwargs)
 
 
 @contextmanager
