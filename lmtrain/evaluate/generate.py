@@ -127,7 +127,8 @@ def draw(logits: Tensor, sampling: Sampling, generator: Generator) -> Tensor:
     """``[1]``: one token of ``logits [vocab]``."""
     if sampling.temperature == 0:
         return logits.argmax(keepdim=True)
-    probabilities = (logits.float() / sampling.temperature).softmax(0)
+    below = logits.float() - logits.max()  # which no temperature makes infinite
+    probabilities = (below / sampling.temperature).softmax(0)
     ordered, tokens = probabilities.sort(descending=True)
     before = ordered.cumsum(0) - ordered  # the likeliest token always stays
     kept = ordered.where(before < sampling.top_p, 0)

@@ -37,13 +37,13 @@ def card(
     }
     made = "pretrained with" if done else "of other making, imported by"
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    tags = "\n".join(f"- {tag}" for tag in dict.fromkeys(["lmtrain", target.model_type]))
     head = [*([f"license: {license_}"] if license_ else []), "library_name: transformers"]
     return f"""\
 ---
 {chr(10).join(head)}
 tags:
-- lmtrain
-- {target.model_type}
+{tags}
 ---
 # {name}
 
@@ -59,7 +59,7 @@ A language model {made} lmtrain {__version__}. {_letters(model.pattern)}
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("{name}"{code})
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}"{code})
 ```
 
 Architecture: `{target.architecture}`. Served by: {target.served_by}.

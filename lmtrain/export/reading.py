@@ -32,6 +32,7 @@ SIZES = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim"),
     *("num_heads", "expand", "n_groups", "mamba_num_heads", "mamba_head_dim", "mamba_expand"),
     *("mamba_d_ssm", "mamba_n_heads", "mamba_n_groups", "mamba_d_state"),
+    "max_position_embeddings",
 )
 """Keys whose values are computed with before the stack is checked; null is none."""
 AROUND = {target.inside: target for target in NATIVE if target.inside}

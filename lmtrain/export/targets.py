@@ -123,7 +123,14 @@ def stack(said: Json, kinds: Mapping[str, str], **own: Any) -> ModelConfig:
     """The stack of a ``config.json``: what architectures call alike, and sections of their ``own``.
 
     ``kinds`` has the letter of each of its ``layer_types``.
+
+    Raises:
+        ValueError: it has not one of these for each layer.
     """
+    layers, types = said["num_hidden_layers"], said["layer_types"]
+    pattern = word(kinds[kind] for kind in types)
+    if len(types) != layers:
+        raise ValueError(f"num_hidden_layers={layers}, but {len(types)} layer_types")
     common = {
         "norm": NormConfig(eps=said["rms_norm_eps"]),
         "vocab_size": said["vocab_size"],
@@ -132,8 +139,8 @@ def stack(said: Json, kinds: Mapping[str, str], **own: Any) -> ModelConfig:
     }
     return ModelConfig(
         d_model=said["hidden_size"],
-        n_layers=said["num_hidden_layers"],
-        pattern=word(kinds[kind] for kind in said["layer_types"]),
+        n_layers=layers,
+        pattern=pattern,
         **{**common, **own},
     )
 

@@ -72,6 +72,7 @@ class GenerateConfig:
             *([silent] if self.prompt == "" else []),
             *positive({"tokens": self.tokens, "count": self.count}),
             *sampling(self.temperature, self.top_p),
+            *([] if 0 <= self.seed < 1 << 62 else [f"seed={self.seed}: use 0 to {(1 << 62) - 1}"]),
             *called(engine.check(), "engine.", ""),
             *self.ops.check(engine.capability()),
         ]

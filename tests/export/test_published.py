@@ -229,6 +229,8 @@ def test_silence_means_what_it_means_to_transformers(name: str, tmp_path: Path) 
         ({**GRANITE, "mamba_n_groups": 1.5}, "says mamba_n_groups=1.5: it must be"),
         ({**GRANITE, "num_attention_heads": 0}, "says num_attention_heads=0: it must be"),
         ({**QWEN3_5, "num_hidden_layers": 0}, "says num_hidden_layers=0: it must be"),
+        ({**LLAMA, "max_position_embeddings": 1.5}, "says max_position_embeddings=1.5: it must be"),
+        ({**QWEN3, "layer_types": ["full_attention"] * 9}, "layers=2, but 9 layer_types"),
         ({**LLAMA, "vocab_size": "320"}, "says vocab_size=320: it must be"),
         (
             {**QWEN3_5, "rope_parameters": None, "partial_rotary_factor": None},

@@ -48,6 +48,11 @@ def test_top_p_keeps_the_smallest_set(top_p: float, possible: set[int]) -> None:
     assert {int(draw(LOGITS, sampling, generator)) for _ in range(200)} == possible
 
 
+def test_a_temperature_next_to_none_takes_the_likeliest() -> None:
+    """Not nan, though logits over it are infinite."""
+    assert draw(LOGITS, Sampling(temperature=1e-45), seeded()).tolist() == [0]
+
+
 def test_temperature_sharpens() -> None:
     generator = seeded()
     drawn = [int(draw(LOGITS, Sampling(temperature=0.1), generator)) for _ in range(300)]
