@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.pointwise import (
+    AddNorm,
     DeltaGates,
     Discretize,
     GateThenNorm,
@@ -64,6 +65,8 @@ CASES: tuple[Case, ...] = (
     L2Norm(lengths=(32_768,), heads=16, width=128),
     RmsNorm(lengths=(8192,), width=1024),
     RmsNorm(lengths=(32_768,), width=2048),
+    AddNorm(lengths=(8192,), width=1024),
+    AddNorm(lengths=(32_768,), width=2048),
     SwiGlu(lengths=(8192,), width=2816),
     SwiGlu(lengths=(32_768,), width=5632),
     Rotary(lengths=(32_768,), heads=16, width=128),
@@ -80,6 +83,7 @@ SMOKE: tuple[Case, ...] = (
     GateThenNorm(lengths=(20,), heads=1, width=96),
     L2Norm(lengths=(20,), heads=2, width=32),
     RmsNorm(lengths=(20,), width=96),
+    AddNorm(lengths=(20,), width=96),
     SwiGlu(lengths=(20,), width=48),
     Rotary(lengths=(20, 7), heads=2, width=32),
 )

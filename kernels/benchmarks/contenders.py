@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.case import EPS, Case
 from benchmarks.pointwise import (
+    AddNorm,
     DeltaGates,
     Discretize,
     GateThenNorm,
@@ -297,6 +298,28 @@ def _compiled_rms_norm(case: RmsNorm, layout: SequenceLayout) -> Run:
     return torch.compile(rms_norm_of(Backend.torch)(case, layout), dynamic=False)
 
 
+def add_norm_of(backend: Backend) -> Contender:
+    """The stream and its norm of one of our backends; the sum of both, as of every contender."""
+
+    def build(_: AddNorm, __: SequenceLayout) -> Run:
+        both = operations(backend).add_norm
+        return lambda x, added, weight: torch.add(*both(x, added, weight, EPS))
+
+    return build
+
+
+def _fla_add_norm(_: AddNorm, __: SequenceLayout) -> Run:
+    from fla.modules.norm.layernorm import rms_norm
+
+    return lambda x, added, weight: torch.add(
+        *rms_norm(x, weight, None, residual=added, eps=EPS, prenorm=True)
+    )
+
+
+def _compiled_add_norm(case: AddNorm, layout: SequenceLayout) -> Run:
+    return torch.compile(add_norm_of(Backend.torch)(case, layout), dynamic=False)
+
+
 def swiglu_of(backend: Backend) -> Contender:
     """SwiGLU of one of our backends."""
 
@@ -391,6 +414,12 @@ _CONTENDERS: dict[type[Case], dict[str, Contender]] = {
         "fla": _fla_rms_norm,
         "torch": rms_norm_of(_TORCH),
         "torch.compile": _compiled_rms_norm,
+    },
+    AddNorm: {
+        OURS: add_norm_of(Backend.triton),
+        "fla": _fla_add_norm,
+        "torch": add_norm_of(_TORCH),
+        "torch.compile": _compiled_add_norm,
     },
     SwiGlu: {
         OURS: swiglu_of(Backend.triton),

@@ -237,6 +237,32 @@ class RmsNorm(Case):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddNorm(RmsNorm):
+    """``x, added [t, d], weight [d]``: the stream and the norm of it, as one sum."""
+
+    operation = "add_norm"
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Weights in fp32."""
+        x, weight = super().draw(generator)
+        return x, normal(generator, self.tokens, self.width), weight
+
+    def expected(self, inputs: tuple[Tensor, ...], layout: SequenceLayout) -> Tensor:
+        """The definition; both outputs as one sum, as a block has them after its MLP."""
+        del layout
+        x, added, weight = inputs
+        return torch.add(*reference.add_norm(x, added, weight, EPS))
+
+    def forward(self) -> Cost:
+        """Two numbers in, two out, and their sum."""
+        return Cost((4 + 3) * 2 * self.tokens * self.width, 0)
+
+    def backward(self) -> Cost:
+        """The stream and a gradient, of both outputs, in, one out, of both inputs."""
+        return Cost(3 * 2 * self.tokens * self.width, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SwiGlu(Case):
     """``gate_up [t, 2 h]``: what an MLP does between its projections."""
 
