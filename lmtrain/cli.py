@@ -223,7 +223,9 @@ def _through_hydra(name: str) -> int:
             case RunMode.MULTIRUN if trains:
                 from lmtrain.sweep.point import run_point
 
-                return run_point(composed, Path(settings.runtime.output_dir))
+                return run_point(
+                    composed, Path(settings.runtime.output_dir), settings.overrides.task
+                )
             case RunMode.MULTIRUN:
                 return verb.run(typed(composed))  # Hydra tells which one raised
             case _ if trains and asked is None and settings.sweeper.params:

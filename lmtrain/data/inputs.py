@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ from lmtrain.data.prepare_config import InputFormat, PrepareConfig
 from lmtrain.data.units import Input, UnitKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 TEXT_SUFFIXES = (
     *(".txt", ".md", ".rst", ".tex", ".html", ".css", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu"),
@@ -26,6 +28,9 @@ SUFFIXES = {
     ".jsonl": InputFormat.jsonl,
     ".jsonl.gz": InputFormat.jsonl,
     ".jsonl.zst": InputFormat.jsonl,
+    ".ndjson": InputFormat.jsonl,
+    ".ndjson.gz": InputFormat.jsonl,
+    ".ndjson.zst": InputFormat.jsonl,
     ".json.gz": InputFormat.jsonl,
     ".json.zst": InputFormat.jsonl,
     ".parquet": InputFormat.parquet,
@@ -61,13 +66,30 @@ def find_files(config: PrepareConfig) -> list[Path]:
     """
     found = [file for file in named(config.input) if file.is_file()]
     if Path(config.input).expanduser().is_dir():
-        found = [file for file in found if file_format(file, config)]
+        known = [file for file in found if file_format(file, config)]
+        if known:
+            _tell_unread(config.input, set(found).difference(known))
+        found = known
     if not found:
         raise ValueError(
             f"input={config.input} names no file to read with format={config.format}: give an "
             "existing file, folder or pattern, or another format"
         )
     return found
+
+
+def _tell_unread(name: str, unread: Collection[Path]) -> None:
+    """Say which files of a folder are left out: they may be what the user means."""
+    if not unread:
+        return
+    suffixes = Counter(path.suffix.lower() or "no suffix" for path in unread)
+    told = ", ".join(f"{count:,} of {suffix}" for suffix, count in sorted(suffixes.items()))
+    print(
+        f"input={name}: files whose suffixes do not tell what they hold are not read, {told}: "
+        "format=jsonl, parquet or txt reads every file",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def file_format(path: Path, config: PrepareConfig) -> InputFormat | None:

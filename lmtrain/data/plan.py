@@ -139,6 +139,11 @@ class Plan:
         return [bucket.length for bucket in self.buckets]
 
     @property
+    def drawn(self) -> View:
+        """The view without the buckets that hold no batch."""
+        return self.view.only(self.buckets)
+
+    @property
     def hash(self) -> str:
         """Two plans of one hash give the same batches, however the run is split or continued."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmtrain.data.config import at_least
@@ -114,6 +115,7 @@ class PrepareConfig:
             at_least("max_documents", self.max_documents, 1),
             at_least("workers", self.workers, 1),
             at_least("count", self.count, 1),
+            at_least("seed", self.seed, 0),
             at_least("tokens_per_step", self.tokens_per_step, 1),
             *self._check_format(),
             *self._check_dataset(),
@@ -135,6 +137,8 @@ class PrepareConfig:
             problems.append("out is empty: give the folder of the new store, out=PATH")
         if not self.out and self.mode == Mode.export:
             problems.append("out is empty: give the PREFIX of PREFIX.bin and PREFIX.idx, out=PATH")
+        if self.out and not Path(self.out).name:
+            problems.append(f"out={self.out} ends in no name: give a new one, out=PATH")
         if self.mode == Mode.stats:
             problems += self.curriculum.check()
         kind, _, size = self.tokenizer.partition(":")

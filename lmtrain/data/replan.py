@@ -86,16 +86,40 @@ def order_names(cells: dict[str, dict[str, int]], past: Sequence[Past]) -> dict[
 FOLLOW = ("data.max_documents", "curriculum.odds", "curriculum.cycle_steps")
 """Keys that other keys decide too, each also those before it."""
 
+WEIGHTS = "data.sources.*.weight"
+"""The weights of all sources, as parts of one."""
+
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What of a plan's identity differs, key by key; last what may follow from the others."""
+    before, now = _with_weights_as_one(before), _with_weights_as_one(now)
     keys = sorted((before.keys() | now.keys()) - {"resume.replan"})
-    keys.sort(key=lambda key: FOLLOW.index(key) if key in FOLLOW else -1)
+    if not (WEIGHTS in before and WEIGHTS in now):
+        keys = [key for key in keys if key != WEIGHTS]  # sources are new, and say so
+    keys.sort(key=_follows)
     return [
         f"{key} was {before.get(key)} and is {now.get(key)}"
         for key in keys
         if before.get(key) != now.get(key)
     ]
+
+
+def _follows(key: str) -> int:
+    """How far a key follows from others: which data there are decides all else."""
+    name = key.partition(" of ")[0]  # of one of several sources
+    if name in FOLLOW:
+        return 2 + FOLLOW.index(name)
+    return int(not name.startswith("data.source") or name == WEIGHTS)
+
+
+def _with_weights_as_one(identity: dict[str, Any]) -> dict[str, Any]:
+    """Weights that sum to one change together, whichever a user set; so they are told together."""
+    first, last = WEIGHTS.split("*")
+    keys = [key for key in sorted(identity) if key.startswith(first) and key.endswith(last)]
+    if not keys:
+        return identity
+    told = ", ".join(f"{key[len(first) : -len(last)]} {identity[key]:g}" for key in keys)
+    return {**{key: identity[key] for key in identity if key not in keys}, WEIGHTS: told}
 
 
 def merged(

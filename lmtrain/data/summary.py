@@ -41,7 +41,7 @@ def summarize(plan: Plan, steps: int | None = None) -> str:
         f"mean context {context:,.0f} tokens, {context / full:.1%} of the attention of documents "
         f"that run on; {plan.schedule.cycle_steps:,} steps a cycle"
     )
-    notes = [_kept(plan.view), *_window(plan), *_cut(plan, end)]
+    notes = [_kept(plan.drawn), *_window(plan), *_cut(plan, end)]
     return "\n".join([*lines, *notes, *mixture_lines(plan, end), *plan.warnings])
 
 

@@ -7,7 +7,7 @@ borders of documents, and whole documents packed best fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,11 @@ class View:
     def padding(self) -> int:
         """Tokens of the pieces that stand for nothing."""
         return sum(bucket.padding for bucket in self.buckets)
+
+    def only(self, buckets: list[Bucket]) -> View:
+        """The view with some of its buckets; the targets of the others are dropped."""
+        longest = self.buckets[-1] in buckets  # only pieces of this one share targets
+        return replace(self, buckets=buckets, repeated=self.repeated if longest else 0)
 
 
 def view(documents: Documents, curriculum: CurriculumConfig) -> View:

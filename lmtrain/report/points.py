@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -30,6 +31,12 @@ TO_REACH = re.compile(r"\b(tokens|flops|hours)_to@(\d+(?:\.\d+)?)")
 
 NOT_VARIED = ("run.dir", "findings", "launch.", "hydra.")
 """Keys by which no one compares runs."""
+
+ASKED = "asked.json"
+"""Beside the error of a point: the values of its overrides, by key or group."""
+
+DIGEST = re.compile(r"-(?=\d*[a-f])[0-9a-f]{8}$")
+"""What ends a folder's name that spells its values otherwise; a date of digits is a value."""
 
 
 class State(StrEnum):
@@ -186,7 +193,8 @@ def _value(run: Run, key: str, runs: list[Run]) -> str:
     """The value of a key, or what was chosen of a group: by its folder, its name, its keys."""
     if key in run.config:
         return plain(run.config[key])
-    if (chosen := _in_name(run.folder.name, key)) or not run.config:
+    chosen = _asked(run.folder / ASKED).get(key) or _in_name(run.folder.name, key)
+    if chosen or not run.config:
         return chosen
     if run.config.get(f"{key}.name") is not None:
         return plain(run.config[f"{key}.name"])
@@ -197,8 +205,18 @@ def _value(run: Run, key: str, runs: list[Run]) -> str:
     return ", ".join(f"{short_key(n)} {plain(run.config.get(n, ''))}" for n in differing)
 
 
+def _asked(path: Path) -> dict[str, str]:
+    """What a failed point was asked for; nothing where it was not written, or is damaged."""
+    try:
+        asked = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {key: plain(value) for key, value in asked.items()} if isinstance(asked, dict) else {}
+
+
 def _in_name(name: str, key: str) -> str:
     """The value that the name of a point's folder tells; empty where it tells none."""
+    name = DIGEST.sub("", name)
     found = re.search(rf"(?:^|,)\+*{re.escape(key)}=((?:[^,\[{{]|\[[^\]]*\]|{{[^}}]*}})*)", name)
     return found[1].strip("'\"") if found else ""
 

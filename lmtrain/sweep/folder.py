@@ -1,16 +1,17 @@
 """The folder of a sweep: who holds it, what was asked, and what became of each point.
 
-sweep.yaml  POINT/config.yaml …  POINT/error.txt
+sweep.yaml  POINT/config.yaml …  POINT/error.txt  POINT/asked.json
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from lmtrain import files
-from lmtrain.report.points import read_told
+from lmtrain.report.points import ASKED, read_told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,12 +44,15 @@ def write_sweep(folder: Path, told: Mapping[str, Any]) -> None:
     files.write_whole(path, OmegaConf.to_yaml(OmegaConf.create({**told, "keys": [*keys]})))
 
 
-def write_error(folder: Path, told: str) -> None:
-    """Say in a run folder why its run failed."""
+def write_error(folder: Path, told: str, values: Mapping[str, str] | None = None) -> None:
+    """Say in a run folder why its run failed, and what was asked of it: its name may be cut."""
     folder.mkdir(parents=True, exist_ok=True)
+    if values:
+        files.write_whole(folder / ASKED, json.dumps({**values}))
     (folder / ERROR).write_text(f"{told}\n", encoding="utf-8")
 
 
 def forget_error(folder: Path) -> None:
     """The run succeeded."""
-    (folder / ERROR).unlink(missing_ok=True)
+    for name in (ERROR, ASKED):
+        (folder / name).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lmtrain.config import typed
 from lmtrain.sentence import sentence
 from lmtrain.sweep.folder import forget_error, write_error
+from lmtrain.sweep.points import values_of
 from lmtrain.sweep.signals import Stopped, Worker, leads
 from lmtrain.train.launch import launch
 
@@ -23,8 +24,13 @@ WORKER = Worker()
 """This process, which may run several points one after the other."""
 
 
-def run_point(composed: DictConfig, folder: Path) -> int:
+def run_point(composed: DictConfig, folder: Path, words: Sequence[str] = ()) -> int:
     """Train one point; a failure is written into its folder and ends nothing else.
+
+    Args:
+        composed: its configuration.
+        folder: its run folder.
+        words: the overrides that it was composed with.
 
     Returns:
         0, or the exit code of a signal that asked the sweep to stop.
@@ -43,7 +49,7 @@ def run_point(composed: DictConfig, folder: Path) -> int:
     except Stopped:
         code = WORKER.stopped
     except Exception as error:
-        _fail(folder, error)
+        _fail(folder, error, words)
         return 0
     if code and leads():
         raise SystemExit(code)
@@ -62,13 +68,13 @@ def _told_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _fail(folder: Path, error: Exception) -> None:
+def _fail(folder: Path, error: Exception, words: Sequence[str]) -> None:
     """Say why, in the folder and here; a fault of the program with its traceback."""
     expected = isinstance(error, ValueError | ChildProcessError)
     if not expected or os.environ.get("LMTRAIN_TRACEBACK") == "1":
         traceback.print_exception(error)
     told = sentence(error)
-    write_error(folder, _in_one_line(told))
+    write_error(folder, _in_one_line(told), values_of(words))
     print(f"lmtrain: {folder.name}: {told}", file=sys.stderr, flush=True)
 
 

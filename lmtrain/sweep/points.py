@@ -70,9 +70,14 @@ def spread(overrides: Iterable[Override], *, named: Iterable[str] = ()) -> list[
 
 
 def _point(words: tuple[str, ...], distinguishing: set[str]) -> Point:
-    pairs = (word.partition("=") for word in words)
-    said = {bare(key): _plain(value) for key, _, value in pairs}
+    said = values_of(words)
     return Point({key: said[key] for key in said if key in distinguishing}, words)
+
+
+def values_of(words: Iterable[str]) -> dict[str, str]:
+    """What overrides say, by key or group as a configuration spells them."""
+    pairs = (word.partition("=") for word in words)
+    return {bare(key): _plain(value) for key, _, value in pairs}
 
 
 def _plain(value: str) -> str:

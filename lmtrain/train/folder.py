@@ -98,7 +98,7 @@ class RunFolder:
             if pace:
                 write_whole(self._pace, pace.text())
             metrics = self.path / "metrics.jsonl"
-            kept = [line for line in metrics.read_text().splitlines() if _step(line) <= step]
+            kept = [line for line in _lines(metrics) if _step(line) <= step]
             write_whole(metrics, "".join(f"{line}\n" for line in kept))
             (self.path / "done").unlink(missing_ok=True)
         except OSError as error:
@@ -106,7 +106,7 @@ class RunFolder:
 
     def validated(self, step: int) -> bool:
         """Whether the validation after ``step`` was reported."""
-        lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        lines = _lines(self.path / "metrics.jsonl")
         return any(_step(line) == step and "val_loss" in line for line in lines)
 
     def scored(self, step: int, asked: ScoresSection) -> bool:
@@ -236,9 +236,15 @@ def _differences(old: RunConfig, new: RunConfig) -> list[str]:
     ]
 
 
+def _lines(metrics: Path) -> list[str]:
+    """The lines of metrics; a damaged byte spoils its own line only."""
+    return metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
 def _step(line: str) -> float:
-    """The step of a line of metrics; infinite if the line was cut short."""
+    """The step of a line of metrics; infinite if the line was cut short or is damaged."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
+        step = json.loads(line)["step"]
+    except (ValueError, RecursionError, KeyError, TypeError):
         return float("inf")
+    return step if isinstance(step, int) else float("inf")

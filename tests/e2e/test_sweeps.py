@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -51,6 +52,8 @@ def test_a_point_fails_alone_and_the_same_command_does_what_is_left(
     assert f"hybrid.ratio=2:1: {refused}" in told
     assert "2 of 3 points finished, 1 failed" in told
     assert (folder / "hybrid.ratio=2:1" / "error.txt").read_text().startswith(refused)
+    asked = json.loads((folder / "hybrid.ratio=2:1" / "asked.json").read_text())
+    assert asked["hybrid.ratio"] == "2:1"
     assert "pattern: MA\n" in (folder / "hybrid.ratio=1:1" / "config.yaml").read_text()
     before = {p: p.read_bytes() for p in folder.glob("hybrid.ratio=1:*/**/*") if p.is_file()}
 

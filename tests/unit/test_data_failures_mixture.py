@@ -260,7 +260,10 @@ def test_a_wrong_source_is_named(sources: dict[str, dict[str, Any]], words: str)
     ("changed", "words"),
     [
         ({"tokens_per_step": 2 * STEP}, "train.tokens_per_step was 1024 and is 2048"),
-        ({"weights": {"web": 3, "code": 1}}, "data.sources.code.weight was 0.5 and is 0.25"),
+        (
+            {"weights": {"web": 3, "code": 1}},
+            "data.sources.*.weight was code 0.5, web 0.5 and is code 0.25, web 0.75",
+        ),
         ({"curriculum": {"cycle_steps": 5}}, "curriculum.cycle_steps was 10 and is 5"),
         ({"scope": MixScope.global_}, "data.mix_scope was bucket and is global"),
     ],

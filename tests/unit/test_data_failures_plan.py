@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from lmtrain.batch import IGNORED
 from lmtrain.data.config import check_tokens_per_step
 from lmtrain.data.curriculum import apportion, race, stairs
-from lmtrain.data.curriculum_config import CurriculumConfig, CurriculumName, Randomness, ViewName
+from lmtrain.data.curriculum_config import (
+    CurriculumConfig,
+    CurriculumName,
+    LongDocuments,
+    Randomness,
+    ViewName,
+)
 from lmtrain.data.loader import Loader
 from lmtrain.data.plan import Plan
 from lmtrain.data.store import Side
@@ -40,6 +46,17 @@ def make_store(seed: int = 0, documents: int = 80) -> PositionStore:
 def global_batch(plan: Plan, step: int) -> tuple[int, list[int]]:
     draw = plan[step]
     return draw.length, draw.starts.tolist()
+
+
+@pytest.mark.parametrize(("long_docs", "repeated"), [("greedy", 0), ("window", 62)])
+def test_lengths_that_are_left_out_are_not_kept(long_docs: LongDocuments, repeated: int) -> None:
+    """Of 17 targets 16 are in a piece that is left out; of 65 all but one, or with overlap all."""
+    store = PositionStore([18, *[66] * 2])
+    plan = make(store, replace(CURRICULUM, long_docs=long_docs))
+    assert plan.lengths == [32]
+    assert plan.view.kept > plan.drawn.kept == 130 - 2 * (not repeated)
+    assert plan.drawn.repeated == repeated
+    assert f"{plan.drawn.kept / 147:.2%} of 147 targets kept" in summarize(plan)
 
 
 @pytest.mark.parametrize("longest", [1 << 16, 1 << 20])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from data_stores import problems_of
 from tokenizers import Tokenizer, models
 
+from lmtrain.data.inputs import find_files
 from lmtrain.data.lock import locked
 from lmtrain.data.prepare import prepare
 from lmtrain.data.prepare_config import InputFormat, PrepareConfig, TextSplit
@@ -109,6 +111,23 @@ def test_folders_behind_links_are_entered_once(tmp_path: Path) -> None:
     (corpus / "link again").symlink_to(elsewhere)
     (elsewhere / "deep" / "round").symlink_to(corpus)
     assert texts_of(run(tmp_path, corpus)) == ["in deep"]
+
+
+def test_files_that_are_left_out_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.ndjson").write_text(jsonl(["a"]))
+    assert texts_of(run(tmp_path, corpus)) == ["a"]
+    assert "not read" not in capsys.readouterr().err
+    for name in ("b.JSON", "c.json", "README"):
+        (corpus / name).write_text(jsonl(["b"]))
+    config = PrepareConfig(input=str(corpus))
+    assert find_files(config) == [corpus / "a.ndjson"]
+    assert "are not read, 2 of .json, 1 of no suffix: format=" in capsys.readouterr().err
+    assert len(find_files(replace(config, format=InputFormat.jsonl))) == 4
+    assert capsys.readouterr().err == ""
 
 
 def test_malformed_and_empty_documents_are_counted(

@@ -147,7 +147,8 @@ def test_later_resumes_of_a_replanned_run_are_the_same_plan(stores: dict[str, St
     third = build(other, [*past, plan.until(30)], tokens_per_step=2 * STEP)
     assert third.tokens(31) == 32 * STEP
     told = summarize(third, 60)
-    assert "re-planned from step 17 on: data.sources.code.weight was 0.5 and is 0.25" in told
+    weights = "data.sources.*.weight was code 0.5, web 0.5 and is code 0.25, web 0.75"
+    assert f"re-planned from step 17 on: {weights}" in told
     assert "re-planned from step 30 on: train.tokens_per_step was 1024 and is 2048" in told
 
 
@@ -211,6 +212,17 @@ def test_changes_that_follow_from_others_are_told_after_them() -> None:
     keys = ["train.tokens_per_step", "data.max_documents", "curriculum.cycle_steps"]
     told = changes(dict.fromkeys(keys, 1), dict.fromkeys(keys, 2))
     assert told == [f"{key} was 1 and is 2" for key in keys]
+
+
+def test_a_source_that_is_added_or_named_is_told_first(stores: dict[str, Store]) -> None:
+    one, two = mixed(stores, web=1), mixed(stores, code=1, web=1)
+    added = build(two).differences(build(one).identity)
+    assert added[0].startswith("data.sources.code.path was None and is ")
+    assert added[1] == "data.sources.*.weight was web 1 and is code 0.5, web 0.5"
+    assert "data.max_documents of code was None" in "".join(added[2:])
+    named = build(one).differences(build(stores["web"]).identity)
+    assert [line.split()[0] for line in named[:2]] == ["data.source", "data.sources.web.path"]
+    assert not any("weight" in line for line in named)
 
 
 def test_changes_name_their_keys() -> None:

@@ -229,9 +229,22 @@ def test_stats_are_a_table_and_a_picture(folder: Path, tmp_path: Path) -> None:
         describe(Store(folder), replace(config, out=str(tmp_path / "stats.zip")))
 
 
+def test_stats_count_what_is_drawn_and_name_their_key(folder: Path) -> None:
+    config = stats_config(folder)
+    store = Store(folder, Selection(val_fraction=0))
+    every = {course.name: course.kept for course in courses(store, config)}
+    config.tokens_per_step = 16 * config.tokens_per_step
+    fewer = {course.name: course.kept for course in courses(store, config)}
+    assert fewer["natural"] < every["natural"]
+    with pytest.raises(ValueError, match=r"^tokens_per_step=67108864 is more than any length"):
+        describe(store, replace(config, tokens_per_step=1 << 26))
+
+
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
+        ({"mode": Mode.peek, "input": "x", "seed": -5}, "seed=-5 is too small: use 0 or more"),
+        ({"input": "x", "out": "/"}, "out=/ ends in no name"),
         ({"mode": Mode.verify}, "input is empty"),
         ({"mode": Mode.peek, "input": "/nowhere"}, "input=/nowhere is no folder"),
         ({"mode": Mode.verify, "input": "/nowhere"}, "input=/nowhere is no folder"),

@@ -52,6 +52,15 @@ def test_validations_are_remembered(folder: RunFolder) -> None:
     assert not folder.validated(3)
 
 
+def test_damaged_lines_are_no_obstacle(folder: RunFolder) -> None:
+    metrics = folder.path / "metrics.jsonl"
+    damaged = b'\xff\xfe\n12\n[1]\n{"step": "2"}\n{"step": null}\nnull\n' + b"[" * 9999 + b"\n"
+    metrics.write_bytes(b'{"step": 1}\n' + damaged + b'{"step": 2, "val_loss": 1}\n')
+    assert folder.validated(2)
+    folder.start(RunConfig(), step=2)
+    assert lines(metrics) == [1, 2]
+
+
 def test_done_is_said_and_taken_back(folder: RunFolder) -> None:
     assert folder.finished() is None
     folder.finish(12)

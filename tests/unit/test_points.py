@@ -11,6 +11,8 @@ from sweep_folders import leave_point, leave_sweep, task_scores
 from lmtrain.config import compose
 from lmtrain.models.accounting import ModelCost
 from lmtrain.report.points import points, read_sweep
+from lmtrain.sweep.folder import forget_error, write_error
+from lmtrain.sweep.points import values_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,6 +132,22 @@ def test_points_in_every_state_are_read(tmp_path: Path) -> None:
     assert second.keys == {"model.pattern": "GX", "data.task.lengths": "[16,32]"}
     assert second.measures == {}
     assert second.error == "model.pattern=GX: unknown letter"
+
+
+def test_a_failed_point_has_the_values_that_were_asked(tmp_path: Path) -> None:
+    sweep = leave_sweep(tmp_path / "s", ["model.pattern", "data.source"])
+    cut, dated, told = (
+        sweep / f"model.pattern={pattern},data.source={source}"
+        for pattern, source in (("X-X", "c-ab-b58e61b4"), ("X", "c-20240101"), ("A", "-[-1a2b3c4d"))
+    )
+    for folder in (cut, dated):
+        write_error(folder, "it failed")
+    (dated / "asked.json").write_text("[")
+    write_error(told, "it failed", values_of(["+model.pattern='A/A'", "data/source=c/ab"]))
+    found = {(p.keys["model.pattern"], p.keys["data.source"]) for p in points(sweep)}
+    assert found == {("X-X", "c-ab"), ("X", "c-20240101"), ("A/A", "c/ab")}
+    forget_error(told)
+    assert not any(told.iterdir())
 
 
 @pytest.mark.parametrize("told", ["", "\x00", "- 1", "keys: 3\nname: null", "keys: [", "a"])

@@ -149,7 +149,13 @@ def compared(configured: CurriculumConfig) -> dict[str, CurriculumConfig]:
 
 
 def _plan(store: Store, curriculum: CurriculumConfig, config: PrepareConfig) -> Plan:
-    return Plan.build(store, curriculum, seed=config.seed, tokens_per_step=config.tokens_per_step)
+    try:
+        return Plan.build(
+            store, curriculum, seed=config.seed, tokens_per_step=config.tokens_per_step
+        )
+    except ValueError as error:  # the key has no section here
+        told = str(error).replace("train.tokens_per_step", "tokens_per_step")
+        raise ValueError(told) from error
 
 
 def _course(name: str, plan: Plan, cycle: int) -> Course:
@@ -163,8 +169,8 @@ def _course(name: str, plan: Plan, cycle: int) -> Course:
         lengths=lengths,
         steps=list(steps.values()),
         context=float(np.average([bucket.context for bucket in plan.buckets], weights=counts)),
-        kept=plan.view.kept / max(1, plan.view.pairs),
-        padding=plan.view.padding / sum(bucket.tokens for bucket in plan.view.buckets),
+        kept=plan.drawn.kept / max(1, plan.drawn.pairs),
+        padding=plan.drawn.padding / sum(bucket.tokens for bucket in plan.buckets),
         shares=_shares(plan, lengths, cycle),
     )
 
