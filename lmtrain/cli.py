@@ -7,6 +7,7 @@ imports torch before a verb needs it.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -61,6 +62,7 @@ TEXTS = (
     *("begin_of_text", "end_of_text"),
 )
 """Keys whose values are text or paths, in which brackets and commas mean nothing to Hydra."""
+_PATTERN = re.compile(r"[AWMGawmg0-9()\[\]-]+")
 
 
 def _train(config: Any) -> int:
@@ -234,9 +236,9 @@ def _through_hydra(name: str) -> int:
                 code = _report(lambda: run(typed(composed)))
                 return sys.exit(code) if code else 0
 
-    if not {"-m", "--multirun"} & set(sys.argv):
-        sys.argv[1:] = map(quoted, sys.argv[1:])
-    elif trains and not any(word.startswith("hydra/sweeper=") for word in sys.argv):
+    sweeps = bool({"-m", "--multirun"} & set(sys.argv))
+    sys.argv[1:] = map(choices_quoted if sweeps else quoted, sys.argv[1:])
+    if sweeps and trains and not any(word.startswith("hydra/sweeper=") for word in sys.argv):
         overrides = (i for i, word in enumerate(sys.argv) if "=" in word and word[0] not in "-/")
         sys.argv.insert(next(overrides, len(sys.argv)), "hydra/sweeper=lmtrain")
     # From 3.14 on argparse reads help when an argument is added. A flag of Hydra has one that is
@@ -272,6 +274,16 @@ def quoted(word: str) -> str:
     if not is_text or several or value in ("", "null") or value[0] in "'\"":
         return word
     return f"{key}={in_quotes(value)}"
+
+
+def choices_quoted(word: str) -> str:
+    """The same choices of a sweep, patterns with brackets in quotes: to Hydra these mean lists."""
+    key, _, value = word.partition("=")
+    choices = value.split(",")
+    if key.lstrip("+") != "model.pattern" or not all(map(_PATTERN.fullmatch, choices)):
+        return word
+    told = (in_quotes(choice) if set(choice) & set("[]()") else choice for choice in choices)
+    return f"{key}={','.join(told)}"
 
 
 def _report(work: Callable[[], int]) -> int:

@@ -233,6 +233,20 @@ def test_other_words_stay_as_they_are(word: str) -> None:
     assert cli.quoted(word) == word
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("model.pattern=GA,[AM],(GGGA)2", 'model.pattern=GA,"[AM]","(GGGA)2"'),
+        ("model.pattern=GA,MA", "model.pattern=GA,MA"),
+        ("model.pattern=choice(GA,MA)", "model.pattern=choice(GA,MA)"),
+        ('model.pattern=GA,"[AM]"', 'model.pattern=GA,"[AM]"'),
+        ("run.seed=range(0,2)", "run.seed=range(0,2)"),
+    ],
+)
+def test_patterns_of_a_sweep_need_no_quotes_for_hydra(word: str, told: str) -> None:
+    assert cli.choices_quoted(word) == told
+
+
 def test_a_sweep_has_no_configuration_of_its_own_to_show() -> None:
     done = run("train", "-m", "optim.lr=1e-3,2e-3", "--cfg", "job")
     assert done.returncode != 0
