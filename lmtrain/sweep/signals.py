@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmtrain.settings.launch import by_signal
-from lmtrain.train.stop import SIGNALS
+from lmtrain.train.stop import SIGNALS, end_with
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -79,9 +79,7 @@ class Worker:
         """Listen, if this is such a process, and say whether it is."""
         if os.environ.get(LEADER) != str(os.getppid()):
             return False
-        from torch.multiprocessing import _prctl_pr_set_pdeathsig  # pyright: ignore
-
-        _prctl_pr_set_pdeathsig(signal.SIGKILL)
+        end_with(int(os.environ[LEADER]))
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all, the leader relays
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._hear)

@@ -17,7 +17,7 @@ import torch
 
 from lmtrain.config import RunConfig, require
 from lmtrain.train.opening import open_run
-from lmtrain.train.stop import SIGNALS, say_stopping
+from lmtrain.train.stop import SIGNALS, end_with, say_stopping
 from lmtrain.train.trainer import Outcome, train
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _end_of_worker(rank: int, failure: ProcessFailure) -> str:
 
 
 def _work(config: RunConfig, heard: list[int], mistake: Path) -> Outcome:
-    """One worker. Ctrl-C reaches it as the SIGTERM that the parent relays.
+    """One worker. It ends with its parent, which relays Ctrl-C to it as SIGTERM.
 
     Args:
         config: of the run.
@@ -146,6 +146,8 @@ def _work(config: RunConfig, heard: list[int], mistake: Path) -> Outcome:
     Raises:
         ValueError: a mistake, which also ends workers that wait for this one.
     """
+    if parent := multiprocessing.parent_process():
+        end_with(parent.pid or 0)
     if heard or mistake.exists():  # which no restart cures
         return Outcome(step=0, signal=next(iter(heard), None))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

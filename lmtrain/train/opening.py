@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from lmtrain.config import RunConfig, require
 from lmtrain.data.cells import Supply
 from lmtrain.data.loader import Loader
@@ -163,10 +165,13 @@ def open_run(
 def verified(opened: Opened, engine: Engine) -> Opened:
     """The same run, from the newest checkpoint whose contents are whole; every process calls this.
 
+    Rank 0 has claimed the run folder before.
+
     Raises:
         ValueError: there are checkpoints, and none is whole; or the processes see other ones; or
             what gives the first values, or teaches, is damaged.
     """
+    opened = _as_claimed(opened, engine)
     check_same_start(engine, opened.checkpoints)
     while opened.start:
         folder = opened.start[0]
@@ -180,3 +185,11 @@ def verified(opened: Opened, engine: Engine) -> Opened:
             with naming(key):
                 check_checkpoint(engine, folder, "model/")
     return opened
+
+
+def _as_claimed(opened: Opened, engine: Engine) -> Opened:
+    """The same run, opened anew where another one wrote into its folder before it was claimed."""
+    engine.total(torch.zeros((), device=engine.device)).item()  # rank 0 comes when it has claimed
+    if opened.folder.latest({}) == (opened.start, opened.damaged):
+        return opened
+    return open_run(opened.config)

@@ -8,6 +8,7 @@ agree on whether that worked where all of them are anyway: in the sum that ends 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -38,6 +39,9 @@ LOOK_SECONDS = 0.05
 
 LEAVE_SECONDS = 5.0
 """How long a process that leaves early waits for the checkpoint that is being written."""
+
+EXISTS = (errno.EEXIST, errno.ENOTEMPTY)
+"""Error numbers of a checkpoint whose name is taken."""
 
 
 class Saver:
@@ -115,12 +119,13 @@ class Saver:
             return
         if self._engine.rank == 0:
             shutil.rmtree(writing.partial, ignore_errors=True)
-        reasons = [f"process {r}: {os.strerror(code)}" for r, code in enumerate(codes) if code]
+        reasons = [f"process {r}: {_reason(code)}" for r, code in enumerate(codes) if code]
         told = f"{writing.folder} was not written ({'; '.join(reasons)})"
         if must:
+            remedy = "" if set(codes) & set(EXISTS) else "; if the disk is full, make room first"
             raise ValueError(
                 f"{told}: the checkpoints before it are whole, and the same command goes on from "
-                "the newest of them; if the disk is full, make room first"
+                f"the newest that is{remedy}"
             )
         self._tell(
             f"{told}: training goes on, the checkpoints before it are whole, and the next one is "
@@ -228,6 +233,11 @@ class _Writing(Thread):
         sync(self.folder.parent)
         with suppress(OSError):  # what cannot be removed now is tried after the next checkpoint
             self._retain()
+
+
+def _reason(code: int) -> str:
+    """What an error number means for a checkpoint."""
+    return "the folder exists already" if code in EXISTS else os.strerror(code)
 
 
 def _as_os_error(error: SafetensorError) -> Exception:

@@ -88,6 +88,18 @@ class StopRequest:
         os._exit(self._launch.exit_code(number))
 
 
+def end_with(parent: int) -> None:
+    """Let this process be killed as soon as ``parent``, which started it, is gone.
+
+    Nothing less ends a worker: it ignores SIGINT, and takes SIGTERM for a wish.
+    """
+    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # pyright: ignore
+
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before we asked
+        signal.raise_signal(signal.SIGKILL)
+
+
 def say_stopping() -> None:
     """Tell the person at the terminal that they were heard."""
     told = "finishing the step, then saving; once more quits at once"

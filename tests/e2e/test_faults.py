@@ -19,6 +19,7 @@ from runs import Run
 from lmtrain.config import compose
 from lmtrain.train import checkpoint, manifest, saver
 from lmtrain.train.engines import LocalEngine
+from lmtrain.train.folder import RunFolder
 from lmtrain.train.manifest import Manifest
 from lmtrain.train.opening import open_run
 from lmtrain.train.tensors import Snapshot
@@ -319,6 +320,60 @@ def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(stopped: Run) -> Non
         lose(checkpoint.path(stopped.folder / "checkpoints", step))
     with pytest.raises(ValueError, match="no checkpoint is whole: .*00000006.*is missing; .*00003"):
         open_run(compose(stopped.overrides))
+
+
+# Another run writes between our first look into the folder and our claim.
+
+
+def beforehand(work: Callable[[], Any]) -> Callable[..., Any]:
+    """For `instead`: ``work`` where rank 0 claims a folder for the first time."""
+    first = iter([work])
+
+    def other(original: Callable[..., Any], *args: Any) -> Any:
+        next(first, lambda: None)()
+        return original(*args)
+
+    return other
+
+
+def stop_at(run: Run, step: int) -> int:
+    """Train until a signal stops it; the exit code."""
+
+    def interrupted(original: Callable[..., Any], self: Training, index: int, batches: list) -> Any:
+        if index + 1 == step:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, index, batches)
+
+    with instead(Training, "update", interrupted):
+        return run.train()
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(0, 2), (2, 5), (2, 8)])
+def test_it_goes_on_from_what_another_run_wrote_before_the_claim(
+    ours: int, theirs: int, whole: Run, run: Run
+) -> None:
+    if ours:
+        stop_at(run, ours)
+    with instead(RunFolder, "claimed", beforehand(lambda: stop_at(run, theirs))):
+        assert run.train() == 0
+    same(run, whole)
+
+
+@pytest.mark.slow
+def test_every_process_goes_on_from_there(
+    pair: Run, run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run.overrides.append("checkpoint.every=2")
+    there = "checkpoints/step_00000006"
+
+    def written() -> None:
+        time.sleep(2)  # the other process has long looked
+        shutil.copytree(pair.folder / there, run.folder / there)
+
+    with instead(RunFolder, "claimed", beforehand(written)):
+        assert ranks(2, run.train) == [0, 0]
+    assert f"going on from {run.folder / there}" in capfd.readouterr().out
+    assert run.metrics == [report for report in pair.metrics if report["step"] > 6]
 
 
 # The disk is full.

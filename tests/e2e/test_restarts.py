@@ -89,6 +89,39 @@ def test_a_single_process_is_watched_too(whole: Run, run: Run) -> None:
     assert run.same_state(whole)
 
 
+def gone(pid: int) -> bool:
+    """Whether a process has ended, even where nobody asks for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_workers_end_with_their_launcher_and_the_run_goes_on(run: Run) -> None:
+    command = [sys.executable, "-m", "lmtrain", "train", *run.overrides, "launch.nproc=2"]
+    process = begin(*command, "train.steps=100000", "validation.every=null")
+    wait_for(run, 7, process)  # step 3 is on the disk before step 6 is written
+    started = workers(process.pid)
+    assert len(started) == 2
+    process.kill()
+    for _ in range(200):
+        if all(map(gone, started)):
+            break
+        time.sleep(0.05)
+    left = [pid for pid in started if not gone(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    printed, _ = process.communicate()
+    assert not left, printed
+    last = max(report["step"] for report in run.metrics)
+    again = begin(*command, f"train.steps={last + 4}", "validation.every=null")
+    printed, _ = again.communicate(timeout=PATIENCE_SECONDS)
+    assert again.returncode == 0, printed
+    assert "going on from " in printed
+    assert (run.folder / "done").read_text() == f"{last + 4}\n"
+    assert len(run.losses) == last + 4
+
+
 def test_workers_that_outlive_their_grace_are_not_started_again(run: Run) -> None:
     more = ["train.steps=100000", "validation.every=null", "launch.nproc=2", "launch.restarts=3"]
     more += ["launch.grace_seconds=0.001", "launch.requeue_code=75"]

@@ -142,6 +142,16 @@ def test_the_last_checkpoint_must_be_written(saver: Saver, born: Any) -> None:
             saver.finish(must=True)
 
 
+def test_a_name_that_is_taken_is_no_full_disk(tmp_path: Path, saver: Saver, born: Any) -> None:
+    (checkpoint.path(tmp_path / "checkpoints", 2) / "model").mkdir(parents=True)
+    saver.save(at(2), *born)
+    with pytest.raises(
+        ValueError, match=r"process 0: the folder exists already\).*goes on"
+    ) as told:
+        saver.finish(must=True)
+    assert "disk" not in str(told.value)
+
+
 def test_a_mistake_of_ours_is_not_hidden(saver: Saver, born: Any) -> None:
     with instead(Snapshot, "write", fail(KeyError("ours"))):
         saver.save(at(2), *born)
