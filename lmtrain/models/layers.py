@@ -74,6 +74,10 @@ class StreamNorm(RMSNorm):
         """Compute with these operations."""
         self.add_norm = operations.add_norm
 
+    def sizes(self) -> Width:
+        """What its operation is called with."""
+        return Width("add_norm", self.width)
+
     def forward(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """The residual stream ``x + added [t, width]``, and its norm, which the part reads."""
         return self.add_norm(x, added, self.scale, self.eps)

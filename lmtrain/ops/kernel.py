@@ -156,7 +156,7 @@ class Width(NamedTuple):
     """What a norm, an MLP or attention calls its operation with."""
 
     operation: str
-    """``rms_norm``, ``swiglu`` or ``rotate``."""
+    """``rms_norm``, ``add_norm``, ``swiglu`` or ``rotate``."""
     numbers: int
     """Of a normed row, an output or a head."""
     turned: int = 0

@@ -81,6 +81,7 @@ def _of_width(operations: Operations, sizes: Width, device: torch.device) -> Ite
             [draw(t, width), draw(width)],
             exact=1,
         )
+    elif sizes.operation == "add_norm":
         yield Case(
             "add_norm",
             lambda x, added, w: operations.add_norm(x, added, w, 1e-6),

@@ -68,6 +68,7 @@ SIZES = {
 }
 WIDE = {
     "rms_norm": Width("rms_norm", 24),
+    "add_norm": Width("add_norm", 24),
     "swiglu": Width("swiglu", 24),
     "rotate": Width("rotate", 24, 16),
 }
@@ -512,7 +513,12 @@ def test_torch_passes_the_self_check(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", WIDE)
 def test_a_wrong_operation_of_one_width_is_refused(name: str) -> None:
     right = getattr(TORCH, name)
-    spoiled = replace(TORCH, by="torch, spoiled", **{name: lambda x, *rest: 1.1 * right(x, *rest)})
+
+    def wrong(*inputs: Any) -> Any:
+        found = right(*inputs)
+        return tuple(1.1 * y for y in found) if isinstance(found, tuple) else 1.1 * found
+
+    spoiled = replace(TORCH, by="torch, spoiled", **{name: wrong})
     with pytest.raises(RuntimeError, match=f"{name} by torch, spoiled is wrong"):
         check_kernels(spoiled, WIDE[name], torch.device("cpu"), torch.float32)
 
